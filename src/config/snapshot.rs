@@ -1,0 +1,530 @@
+//! The compiled configuration: what a request pins for its whole life. Immutable; swapped as one `Arc`.
+//!
+//! Everything here is checked: names resolve, patterns compile, units are parsed. Building one is the work of
+//! the rest of `config/`.
+
+use crate::domain::ids::{BackendId, PlanId, PoolId, RouteId, TenantId};
+use crate::domain::limit::Plan;
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One configuration, compiled.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// First 12 hex letters of the SHA-256 of the effective configuration text.
+    pub version: Arc<str>,
+    /// The file it came from.
+    pub file: PathBuf,
+    /// Process-wide settings.
+    pub server: Server,
+    /// Sockets, in name order.
+    pub listeners: Vec<Arc<Listener>>,
+    /// Pools, in name order; `RouteTarget::pool` indexes this.
+    pub pools: Vec<Arc<Pool>>,
+    /// Routes, in file order: the first match wins.
+    pub routes: Vec<Arc<Route>>,
+    /// Authenticators by name. Empty: every route is open.
+    pub auth: BTreeMap<String, Authenticator>,
+    /// Plans by name.
+    pub plans: BTreeMap<PlanId, Arc<Plan>>,
+    /// Tenants by name; `default` is always there.
+    pub tenants: BTreeMap<TenantId, Tenant>,
+    /// Where keys live.
+    pub store: PathBuf,
+    /// Limits' own settings.
+    pub limits: Limits,
+    /// Usage settings.
+    pub usage: Usage,
+    /// Telemetry settings.
+    pub telemetry: Telemetry,
+}
+
+/// `server:`
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Worker threads of the proxy.
+    pub workers: usize,
+    /// Slots, spool, databases, pepper.
+    pub state_dir: PathBuf,
+    /// Open client connections at most.
+    pub max_connections: usize,
+    /// How long TERM waits for running streams.
+    pub drain_timeout: Duration,
+    /// How long TERM goes on accepting, so that balancers see `/ready` fail first.
+    pub drain_delay: Duration,
+    /// The admin listener.
+    pub admin: SocketAddr,
+}
+
+/// `listeners.NAME`
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Its name.
+    pub name: String,
+    /// Its sockets.
+    pub bind: Vec<SocketAddr>,
+    /// Whose `x-forwarded-for` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Head size limit in bytes.
+    pub header_bytes: usize,
+    /// Body size limit in bytes.
+    pub body_bytes: u64,
+    /// From the first byte of a head to its last.
+    pub header_timeout: Duration,
+    /// Between two requests of one connection.
+    pub idle_timeout: Duration,
+}
+
+/// Which engine or provider a pool's backends are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Engine {
+    /// vLLM
+    Vllm,
+    /// SGLang
+    Sglang,
+    /// TensorRT-LLM
+    Trtllm,
+    /// NVIDIA Dynamo
+    Dynamo,
+    /// OpenAI or a compatible provider
+    OpenAi,
+    /// Anthropic
+    Anthropic,
+}
+
+impl Engine {
+    /// The name in the configuration and in `provider` of the usage record.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vllm => "vllm",
+            Self::Sglang => "sglang",
+            Self::Trtllm => "trtllm",
+            Self::Dynamo => "dynamo",
+            Self::OpenAi => "openai",
+            Self::Anthropic => "anthropic",
+        }
+    }
+
+    /// True for engines that run on the operator's own GPUs, false for providers.
+    #[must_use]
+    pub fn self_hosted(self) -> bool {
+        !matches!(self, Self::OpenAi | Self::Anthropic)
+    }
+
+    /// True where `stream_options.continuous_usage_stats` is understood.
+    #[must_use]
+    pub fn continuous_usage(self) -> bool {
+        matches!(self, Self::Vllm | Self::Sglang | Self::Dynamo)
+    }
+
+    /// True where a top-level `cache_salt` is understood.
+    #[must_use]
+    pub fn cache_salt(self) -> bool {
+        matches!(self, Self::Vllm | Self::Sglang)
+    }
+
+    /// True where `/v1/messages` is spoken.
+    #[must_use]
+    pub fn speaks_anthropic(self) -> bool {
+        matches!(self, Self::Vllm | Self::Sglang | Self::Anthropic)
+    }
+}
+
+/// `pools.NAME`
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// Its name.
+    pub id: PoolId,
+    /// What its backends are.
+    pub engine: Engine,
+    /// How a backend is chosen.
+    pub policy: Policy,
+    /// The replicas, in file order.
+    pub backends: Vec<Backend>,
+    /// Models that the pool says it serves; empty: ask the backends.
+    pub models: Vec<String>,
+    /// Health probe; `None`: off.
+    pub health: Option<Health>,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+    /// Retries before the commit point.
+    pub retry: Retry,
+    /// Idle upstream connections.
+    pub keepalive: Keepalive,
+    /// Most requests in flight in the pool (0: no bound of its own).
+    pub max_inflight: usize,
+    /// Set `cache_salt` per tenant, and keep tenants apart in the prefix index.
+    pub isolate_tenants: bool,
+    /// Sent as `Authorization: Bearer`, if any.
+    pub bearer: Option<Secret>,
+    /// What to do upstream when the client leaves: true = cancel.
+    pub cancel_on_disconnect: bool,
+}
+
+/// One replica.
+#[derive(Clone, Debug)]
+pub struct Backend {
+    /// Its name everywhere.
+    pub id: BackendId,
+    /// `http` or `https`.
+    pub tls: bool,
+    /// Host of the URL, for `Host` and SNI.
+    pub host: String,
+    /// Port of the URL.
+    pub port: u16,
+    /// Path prefix of the URL, without a trailing slash.
+    pub prefix: String,
+    /// Relative share; 1 by default.
+    pub weight: u32,
+    /// Resolved at load; only addresses reach Pingora's peers.
+    pub addr: SocketAddr,
+}
+
+/// `pools.NAME.policy`
+#[derive(Clone, PartialEq, Debug)]
+pub enum Policy {
+    /// Predicted time with cache and queue (routing-policy.md).
+    KvAware(CostConstants),
+    /// Fewest in flight.
+    LeastRequests,
+    /// Two at random, the better one.
+    P2c,
+    /// In turn.
+    RoundRobin,
+    /// Ketama ring on the prompt's first block or the session.
+    ConsistentHash,
+}
+
+impl Policy {
+    /// The name in the configuration and in metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::KvAware(_) => "kv_aware",
+            Self::LeastRequests => "least_requests",
+            Self::P2c => "p2c",
+            Self::RoundRobin => "round_robin",
+            Self::ConsistentHash => "consistent_hash",
+        }
+    }
+}
+
+/// Constants of the predicted-time cost; names and defaults from routing-policy.md.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct CostConstants {
+    /// Step base, seconds.
+    pub a: f64,
+    /// Prefill, seconds per token.
+    pub p1: f64,
+    /// Prefill, seconds per token squared.
+    pub p2: f64,
+    /// Per decoding sequence, seconds.
+    pub c: f64,
+    /// Per decoded context token, seconds.
+    pub d: f64,
+    /// Prefill tokens per step.
+    pub step_budget: f64,
+    /// A miss also costs cache space.
+    pub kappa: f64,
+    /// Decodes stalled by this prefill.
+    pub alpha: f64,
+    /// Arrivals that will queue behind it.
+    pub beta: f64,
+    /// Its own decode.
+    pub gamma: f64,
+    /// Age of what would be evicted.
+    pub ev: f64,
+    /// KV tokens that an engine holds.
+    pub kv_tokens: f64,
+    /// Bytes that the prefix index may take, all backends of the pool together.
+    pub index_budget: u64,
+}
+
+impl Default for CostConstants {
+    /// Profile 8b-h100, preset `throughput` (routing-policy.md).
+    fn default() -> Self {
+        Self {
+            a: 7.7e-3,
+            p1: 36e-6,
+            p2: 1.18e-9,
+            c: 20e-6,
+            d: 76e-9,
+            step_budget: 2048.0,
+            kappa: 1.5,
+            alpha: 0.2,
+            beta: 0.5,
+            gamma: 0.05,
+            ev: 0.5,
+            kv_tokens: 400_000.0,
+            index_budget: 256 << 20,
+        }
+    }
+}
+
+/// `pools.NAME.health`
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// What is asked with GET.
+    pub path: String,
+    /// How often.
+    pub every: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Good answers until a sick backend is well.
+    pub rise: usize,
+    /// Bad answers until a well backend is sick.
+    pub fall: usize,
+}
+
+/// `pools.NAME.timeouts`
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// TCP (and TLS) connect.
+    pub connect: Duration,
+    /// From dispatch to the commit point.
+    pub first_byte: Duration,
+    /// Between two bytes of a stream.
+    pub between_bytes: Duration,
+    /// From the head to the end.
+    pub total: Duration,
+    /// After this much silence before the commit point, 200 and keep-alive comments are sent.
+    pub commit_grace: Duration,
+    /// Between keep-alive comments.
+    pub keep_alive: Duration,
+}
+
+/// What may be retried.
+#[derive(Clone, Debug)]
+pub struct Retry {
+    /// Causes that are retried.
+    pub on: Vec<RetryOn>,
+    /// Further attempts at most.
+    pub max: u32,
+    /// Share of in-flight requests that may be retries (0.2), at least 3.
+    pub budget: f64,
+}
+
+/// A cause of a retry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RetryOn {
+    /// Could not connect.
+    Connect,
+    /// Connection reset before output.
+    Reset,
+    /// Ended before output.
+    Eof,
+    /// No first token in time.
+    FirstByte,
+    /// This very status.
+    Status(u16),
+    /// Any 5xx.
+    Any5xx,
+}
+
+impl Retry {
+    /// True if an upstream status is one to retry.
+    #[must_use]
+    pub fn on_status(&self, status: u16) -> bool {
+        self.on.iter().any(|cause| match cause {
+            RetryOn::Status(code) => *code == status,
+            RetryOn::Any5xx => (500..600).contains(&status),
+            _ => false,
+        })
+    }
+}
+
+/// `pools.NAME.keepalive`
+#[derive(Clone, Copy, Debug)]
+pub struct Keepalive {
+    /// Idle connections kept.
+    pub idle: usize,
+    /// For how long.
+    pub timeout: Duration,
+}
+
+/// `routes[]`
+#[derive(Debug)]
+pub struct Route {
+    /// Its name, or `route-N`.
+    pub id: RouteId,
+    /// Conditions.
+    pub matcher: Match,
+    /// Names of authenticators; empty: open to everyone.
+    pub auth: Vec<String>,
+    /// Where to.
+    pub action: Action,
+    /// Model name to use upstream.
+    pub rewrite_model: Option<String>,
+    /// Write usage records for plain HTTP too.
+    pub meter: bool,
+}
+
+/// What a route does.
+#[derive(Debug)]
+pub enum Action {
+    /// Forward to one of these by weight.
+    Pools(Vec<RouteTarget>),
+    /// Answer with this.
+    Respond {
+        /// HTTP status.
+        status: u16,
+        /// The body, sent as `text/plain`.
+        body: String,
+    },
+}
+
+/// A pool with its share.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteTarget {
+    /// Index into `Snapshot::pools`.
+    pub pool: usize,
+    /// Relative share.
+    pub weight: u32,
+}
+
+/// `routes[].match`
+#[derive(Debug, Default)]
+pub struct Match {
+    /// Only on this listener.
+    pub listener: Option<String>,
+    /// Host without port, lower case; `*.example.com` is a suffix.
+    pub host: Option<String>,
+    /// The path.
+    pub path: PathMatch,
+    /// Methods; empty: all.
+    pub methods: Vec<String>,
+    /// Model names or globs; `None`: whatever the pools serve.
+    pub models: Option<globset::GlobSet>,
+    /// The same as they were written, for `weir dump` and `/v1/models`.
+    pub model_patterns: Vec<String>,
+}
+
+/// `routes[].match.path`
+#[derive(Debug, Default)]
+pub enum PathMatch {
+    /// Every path.
+    #[default]
+    Any,
+    /// This path.
+    Exact(String),
+    /// Paths that start so, at a `/`.
+    Prefix(String),
+    /// Paths that match.
+    Regex(regex::Regex),
+}
+
+/// `auth.NAME`
+#[derive(Clone, Debug)]
+pub enum Authenticator {
+    /// API keys of Weir's own.
+    ApiKey(ApiKeyAuth),
+}
+
+/// `auth.NAME.api_key`
+#[derive(Clone, Debug)]
+pub struct ApiKeyAuth {
+    /// Request headers that may carry a key, lower case.
+    pub headers: Vec<String>,
+    /// Second part of new keys.
+    pub tag: String,
+    /// Where the pepper is.
+    pub pepper: PepperSource,
+    /// How old a key snapshot may be while the store is down.
+    pub max_stale: Duration,
+}
+
+/// Where the HMAC pepper comes from.
+#[derive(Clone, Debug)]
+pub enum PepperSource {
+    /// A value that was read at load (from env or a configured file).
+    Value(Secret),
+    /// STATE_DIR/pepper, made on first use.
+    StateFile(PathBuf),
+}
+
+/// A secret. `Debug` prints `***`; it is never serialised.
+#[derive(Clone)]
+pub struct Secret(pub Arc<zeroize::Zeroizing<Vec<u8>>>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// `tenants.NAME`
+#[derive(Clone, Debug, Default)]
+pub struct Tenant {
+    /// Its plan; `None`: no limits.
+    pub plan: Option<PlanId>,
+    /// Models it may use; `None`: all.
+    pub models: Option<globset::GlobSet>,
+    /// The same as they were written.
+    pub model_patterns: Vec<String>,
+}
+
+/// `limits:`
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Send `x-ratelimit-*`.
+    pub headers: bool,
+    /// Life of a hold that is no longer refreshed.
+    pub hold_ttl: Duration,
+}
+
+/// `usage:`
+#[derive(Clone, Debug)]
+pub struct Usage {
+    /// Add `stream_options.include_usage` upstream.
+    pub inject_stream_usage: bool,
+    /// Write `rejected` records too.
+    pub record_rejected: bool,
+    /// Spool settings.
+    pub spool: Spool,
+    /// The slot tables' folder.
+    pub slots_dir: PathBuf,
+    /// Slots of the table: requests that may be open at once.
+    pub slots: u32,
+    /// The SQLite file that the writer fills.
+    pub sqlite: PathBuf,
+}
+
+/// `usage.spool`
+#[derive(Clone, Debug)]
+pub struct Spool {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Whether a record waits for the disk.
+    pub durability: Durability,
+    /// Group commit interval.
+    pub fsync: Duration,
+    /// Its size limit.
+    pub max_bytes: u64,
+}
+
+/// `usage.spool.durability`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durability {
+    /// Survives the process: written before the last byte leaves.
+    Process,
+    /// Survives the host: on disk before the last byte leaves.
+    Power,
+}
+
+/// `telemetry:`
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    /// Access log file; `None`: off. `/dev/stdout` is standard output.
+    pub access_log: Option<PathBuf>,
+    /// Share of requests that are logged (errors always are).
+    pub sample: f64,
+    /// Who may ask for explanations.
+    pub debug_from: Vec<IpNet>,
+    /// Tenant names shown in metrics before the rest becomes `other`.
+    pub tenant_labels: usize,
+}
