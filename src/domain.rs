@@ -1,6 +1,8 @@
 //! L0: the words of the business. No async, no I/O, no clock.
 
 pub mod call;
+pub mod cost;
+pub mod fault;
 pub mod ids;
 pub mod limit;
 pub mod principal;

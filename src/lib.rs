@@ -7,6 +7,7 @@
 //! | L0 | [`domain`] | the words of the business, no I/O, no clock |
 //! | L1 | [`logic`] | pure decisions: values in, values out |
 //! | L2 | [`config`], [`ports`] | YAML text to a compiled snapshot; the traits that stages need |
+//! | L3 | [`runtime`], [`exchange`] | what a request pins; what an admitted one carries |
 //! | L3 | [`stages`] | the request's way, nine files |
 //! | L4 | [`io`] | stores, spool, metrics, probes |
 //! | L5 | [`edge`], [`writer`], [`sim`] | Pingora; the usage writer; simulated engines |
@@ -16,6 +17,8 @@ pub mod domain;
 pub mod logic;
 pub mod config;
 pub mod ports;
+pub mod runtime;
+pub mod exchange;
 pub mod stages;
 pub mod io;
 pub mod edge;

@@ -1,7 +1,7 @@
 //! L2: the traits that stages need. `io/` implements them, `cli/` wires them, tests fake them.
 
 use crate::domain::ids::{BackendId, KeyId, PoolId, RequestId, RouteId, TenantId};
-use crate::domain::limit::{Denial, QuotaAsk, QuotaUse, Standing};
+use crate::domain::limit::{Denial, Plan, QuotaAsk, QuotaUse, Scope, Standing};
 use crate::domain::principal::Principal;
 use crate::domain::record::UsageRecord;
 use crate::domain::surface::Surface;
@@ -68,6 +68,15 @@ pub trait QuotaStore: Send + Sync {
     /// [`ReserveError`]; then nothing was burnt.
     async fn reserve(&self, ask: QuotaAsk, now: Micros, wall: WallMicros)
     -> Result<Box<dyn Reservation>, ReserveError>;
+
+    /// How plans stand, for the headers of an answer that reserved nothing. Takes nothing.
+    fn standings(
+        &self,
+        tenant: &TenantId,
+        plans: &[(Scope, Arc<Plan>)],
+        now: Micros,
+        wall: WallMicros,
+    ) -> Vec<Standing>;
 }
 
 /// What is known of a request when it is admitted: the identity of a crash record.
@@ -196,9 +205,14 @@ pub trait Observer: Send + Sync {
     /// A request ended.
     fn ended(&self, ended: &Ended);
     /// A backend was chosen.
+    #[allow(clippy::too_many_arguments)] // three labels and two figures; a struct would only rename them
     fn picked(&self, pool: &PoolId, policy: &'static str, reason: &'static str, matched: u64, total: u64);
     /// A request entered (`+1`) or left (`-1`) a pool.
     fn inflight(&self, pool: &PoolId, delta: i64);
+    /// How a backend stands: requests in flight, and whether its probe finds it well.
+    fn backend(&self, pool: &PoolId, backend: &BackendId, inflight: u64, healthy: bool);
+    /// Client connections opened (`open`, +1), closed (`open`, -1) or turned away at the limit (`refused`, +1).
+    fn connections(&self, state: &'static str, delta: i64);
     /// Time spent in one of our own phases: `auth`, `limit`, `route`.
     fn overhead(&self, phase: &'static str, spent: Micros);
 }

@@ -13,7 +13,7 @@ pub enum Surface {
     OpenAiEmbeddings,
     /// `POST /v1/messages`
     AnthropicMessages,
-    /// `GET /v1/models`, answered by Weir
+    /// `GET /v1/models` and `/v1/models/{model}`, answered by Weir
     Models,
     /// Anything else that a route matches: forwarded as it came
     Http,
@@ -39,6 +39,7 @@ impl Surface {
             ("POST", "/v1/embeddings") => Self::OpenAiEmbeddings,
             ("POST", "/v1/messages") => Self::AnthropicMessages,
             ("GET", "/v1/models") => Self::Models,
+            ("GET", path) if path.starts_with("/v1/models/") => Self::Models,
             _ => Self::Http,
         }
     }
