@@ -1,1 +1,7 @@
-//! stub
+//! Who may come in: the form of keys, which credential of a request counts, whether a secret fits, which models a
+//! caller may use. Decides on values alone: looking a key up is `io::keys`, the HTTP answer is `edge/`.
+
+pub mod api_key;
+pub mod credentials;
+pub mod digest;
+pub mod models;
