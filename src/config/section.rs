@@ -1,0 +1,83 @@
+//! Sections of the file to the types of the snapshot, one file each. What holds between sections is in `validate`.
+
+pub mod auth;
+pub mod backends;
+pub mod listeners;
+pub mod matcher;
+pub mod names;
+pub mod plans;
+pub mod policy;
+pub mod pools;
+pub mod routes;
+pub mod server;
+pub mod telemetry;
+pub mod tenants;
+pub mod usage;
+
+use super::codes::Code;
+use super::field::Item;
+use super::snapshot::Snapshot;
+use names::Names;
+use std::path::Path;
+
+/// Top-level keys; `x-…` are allowed too.
+const KNOWN: &[&str] = &[
+    "version",
+    "include",
+    "server",
+    "listeners",
+    "pools",
+    "routes",
+    "auth",
+    "plans",
+    "tenants",
+    "store",
+    "limits",
+    "usage",
+    "telemetry",
+];
+/// Top-level keys of later versions.
+const LATER: &[&str] = &["roles", "plugins"];
+
+/// Compiles a tree. Where it is wrong, defaults stand in: the result is of use only if nothing was found.
+#[must_use]
+pub fn compile(root: &Item<'_>, broken: bool, file: &Path) -> Snapshot {
+    let extra: Vec<&str> = root.node.entries().iter().map(|entry| entry.key.as_str()).collect();
+    let known: Vec<&str> = KNOWN.iter().copied().chain(extra.into_iter().filter(|key| key.starts_with("x-"))).collect();
+    let top = root.fields(&known, LATER);
+    if broken || top.get("version").is_some() {
+        version(&top.item("version"), broken);
+    } else {
+        let hint = Some("add `version: 1` as the first line".to_owned());
+        root.error(Code::Missing, "`version` is required".into(), hint);
+    }
+    let names = Names::of(root.node, broken);
+    let server = server::server(&top.item("server"));
+    let state = &server.state_dir;
+    let pools = pools::pools(&top);
+    Snapshot {
+        version: "".into(),
+        file: file.to_owned(),
+        listeners: listeners::listeners(&top, broken),
+        routes: routes::routes(&top, &names, broken),
+        auth: auth::authenticators(&top.item("auth"), state),
+        plans: plans::plans(&top.item("plans")),
+        tenants: tenants::tenants(&top.item("tenants"), &names),
+        store: usage::store(&top.item("store"), state),
+        limits: usage::limits(&top.item("limits")),
+        usage: usage::usage(&top.item("usage"), &server),
+        telemetry: telemetry::telemetry(&top.item("telemetry")),
+        pools,
+        server,
+    }
+}
+
+fn version(item: &Item<'_>, broken: bool) {
+    if item.node.is_null() && broken {
+        return;
+    }
+    if item.count().is_some_and(|version| version != 1) {
+        let hint = Some("this program reads `version: 1`".to_owned());
+        item.error(Code::UnknownChoice, format!("unknown version `{}`", item.shown()), hint);
+    }
+}

@@ -1,0 +1,110 @@
+//! `routes[].match` – the conditions of a route, compiled; and the globs of model names.
+
+use super::names::{Kind, Names};
+use super::pools::absolute_path;
+use crate::config::codes::Code;
+use crate::config::field::Item;
+use crate::config::snapshot::{Match, PathMatch};
+use crate::config::suggest;
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+/// Bytes that one compiled regular expression may take.
+const MAX_REGEX_BYTES: usize = 1 << 20;
+const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+
+/// Reads a `match:`.
+#[must_use]
+pub fn matcher<'t>(item: &Item<'t>, names: &Names<'t>) -> Match {
+    let fields = item.fields(&["listener", "host", "path", "method", "model"], &["when", "headers", "query", "client"]);
+    let listener = fields.get("listener").and_then(|item| names.refer(&item, Kind::Listener));
+    let (models, model_patterns) = fields.get("model").map(|item| models(&item)).unwrap_or_default();
+    Match {
+        listener: listener.map(str::to_owned),
+        host: fields.get("host").and_then(|item| host(&item)),
+        path: fields.or("path", path, PathMatch::Any),
+        methods: fields.or("method", |item| Some(item.list().iter().filter_map(method).collect()), Vec::new()),
+        models,
+        model_patterns,
+    }
+}
+
+fn host(item: &Item<'_>) -> Option<String> {
+    let text = item.text()?.to_ascii_lowercase();
+    let name = text.strip_prefix("*.").unwrap_or(&text);
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    let literal = name.starts_with('[') && name.ends_with(']');
+    if !name.is_empty() && (literal || name.bytes().all(fine)) {
+        return Some(text);
+    }
+    let hint = Some("a name without a port: `api.example.com`, or `*.example.com`".to_owned());
+    item.error(Code::BadWord, format!("`{}` is not a host", item.shown()), hint);
+    None
+}
+
+fn path(item: &Item<'_>) -> Option<PathMatch> {
+    if item.text_only() {
+        return absolute_path(item).map(PathMatch::Exact);
+    }
+    let (kind, value) = item.variant(&["exact", "prefix", "regex"], &["glob", "template"])?;
+    let value = value?;
+    match kind {
+        "exact" => absolute_path(&value).map(PathMatch::Exact),
+        "prefix" => absolute_path(&value).map(PathMatch::Prefix),
+        _ => regex(&value).map(PathMatch::Regex),
+    }
+}
+
+fn regex(item: &Item<'_>) -> Option<regex::Regex> {
+    match regex::RegexBuilder::new(item.text()?).size_limit(MAX_REGEX_BYTES).build() {
+        Ok(compiled) => Some(compiled),
+        Err(error) => {
+            let text = error.to_string();
+            let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            item.error(Code::BadPattern, format!("`{}` is not a regular expression: {reason}", item.shown()), None);
+            None
+        }
+    }
+}
+
+fn method(item: &Item<'_>) -> Option<String> {
+    let text = item.text()?;
+    let upper = text.to_ascii_uppercase();
+    let known = METHODS.contains(&upper.as_str());
+    if !known {
+        let hint = suggest::hint(&upper, METHODS);
+        item.error(Code::BadWord, format!("`{}` is not a method that is forwarded", item.shown()), hint);
+    }
+    known.then_some(upper)
+}
+
+/// Globs of model names: compiled, and as they were written. `*` also crosses `/`, as model names have it.
+#[must_use]
+pub fn models(item: &Item<'_>) -> (Option<GlobSet>, Vec<String>) {
+    let mut set = GlobSetBuilder::new();
+    let mut written = Vec::new();
+    for item in item.list() {
+        let Some(text) = item.text() else { continue };
+        match GlobBuilder::new(text).literal_separator(false).build() {
+            Ok(glob) if !text.is_empty() => {
+                set.add(glob);
+                written.push(text.to_owned());
+            }
+            Ok(_) => item.error(Code::BadPattern, "an empty model name".into(), None),
+            Err(error) => {
+                let message = format!("`{}` is not a pattern: {}", item.shown(), error.kind());
+                item.error(Code::BadPattern, message, Some("`*` stands for any letters: `llama-*`".into()));
+            }
+        }
+    }
+    if written.is_empty() && item.list().is_empty() {
+        let hint = Some("leave the key out for every model, or name some".to_owned());
+        item.error(Code::EmptyPool, "an empty list matches no model".into(), hint);
+    }
+    match set.build() {
+        Ok(set) => (Some(set), written),
+        Err(error) => {
+            item.error(Code::BadPattern, format!("these patterns do not compile: {}", error.kind()), None);
+            (None, written)
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! What must hold between sections: sockets, names, reach of routes, exposure, what nothing refers to.
+
+pub mod binds;
+pub mod exposure;
+pub mod names;
+pub mod reach;
+
+use super::field::Item;
+use super::snapshot::Snapshot;
+
+/// Checks a compiled configuration; `root` knows the places. Where sections are missing because of their
+/// syntax, only what needs no other section is checked.
+pub fn check(root: &Item<'_>, snapshot: &Snapshot, broken: bool) {
+    binds::check(root, snapshot);
+    names::backends(root, snapshot);
+    if broken || root.findings.failed() {
+        return;
+    }
+    names::unused(root, snapshot);
+    reach::check(root, snapshot);
+    exposure::check(root, snapshot);
+}
