@@ -1,1 +1,15 @@
-//! stub
+//! L4: adapters. Stores, spool, clocks, probes: everything that touches the world outside the request.
+
+pub mod access_log;
+pub mod clock;
+pub mod keys;
+pub mod metrics;
+pub mod observer;
+pub mod pepper;
+pub mod probe;
+pub mod quota;
+pub mod recovery;
+pub mod slots;
+pub mod spool;
+pub mod store;
+pub mod usage_log;
