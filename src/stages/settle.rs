@@ -1,0 +1,341 @@
+//! Stage 9: what is owed? Closes a request exactly once: the booking, the reservation, the usage record, one log
+//! line. Every ending comes here, also those that Pingora's `logging` never sees.
+
+use super::accept::Facts;
+use super::dispatch;
+use crate::domain::fault::Fault;
+use crate::domain::ids::RouteId;
+use crate::domain::limit::{Dimension, QuotaUse};
+use crate::domain::principal::Principal;
+use crate::domain::record::{Status, UsageRecord};
+use crate::domain::refusal::Refusal;
+use crate::domain::surface::Dialect;
+use crate::domain::tokens::UsageSource;
+use crate::exchange::{Exchange, State};
+use crate::logic::wire::error_body;
+use crate::ports::{AppendError, Birth, Ended, Ticket};
+use crate::runtime::Runtime;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// How an admitted request ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// The whole answer is there and goes out now.
+    Completed,
+    /// An upstream answer of 4xx is passed on.
+    PassedOn(u16),
+    /// The client left.
+    ClientGone,
+    /// No answer, and no further attempt.
+    FailedBefore(Fault),
+    /// The answer broke off after the commit point.
+    FailedAfter(Fault),
+    /// We refused after all: no backend could be chosen, or the client's body broke on its way.
+    Refused(Refusal),
+    /// The request's task ended without saying how (a panic, the runtime going down).
+    Dropped,
+}
+
+/// The record's way to the disk; resolves once it is safe to let the last bytes go.
+pub type Receipt = oneshot::Receiver<Result<(), AppendError>>;
+
+/// Closes an exchange. The first call does it; later ones do nothing.
+pub fn settle(exchange: &Exchange, ending: &Ending) -> Option<Receipt> {
+    let (outcome, fault) = attempt_outcome(ending);
+    dispatch::end_attempt(exchange, outcome, fault);
+    let mut state = exchange.state();
+    if std::mem::replace(&mut state.closed, true) {
+        return None;
+    }
+    let ticket = state.ticket.take();
+    let record = record(exchange, &state, ending, ticket.as_ref());
+    drop(state);
+    exchange.reservation.settle(quota_use(exchange, ending, &record), exchange.now());
+    let services = &exchange.runtime.services;
+    services.observer.inflight(exchange.pool.id(), -1);
+    services.observer.ended(&ended(exchange, &record, ending, ticket.is_some()));
+    ticket.map(|ticket| services.usage.append(ticket, record))
+}
+
+/// Waits until a record is written. After a failure the log keeps the record and tries again; the answer goes out all
+/// the same, since the client's bytes are not ours to keep.
+pub async fn written(receipt: Option<Receipt>) {
+    let Some(receipt) = receipt else { return };
+    match receipt.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "a usage record was not written; its slot is left to recovery"),
+        Err(_) => tracing::error!("the spool is gone; a usage record is left to recovery"),
+    }
+}
+
+/// The line in `attempts[]` for the attempt that is still open.
+fn attempt_outcome(ending: &Ending) -> (&'static str, Option<Fault>) {
+    match ending {
+        Ending::Completed => ("ok", None),
+        Ending::PassedOn(_) => ("status", None),
+        Ending::ClientGone => (dispatch::ABORTED, None),
+        Ending::FailedBefore(fault) | Ending::FailedAfter(fault) => (fault.outcome(), Some(*fault)),
+        Ending::Refused(_) => ("refused", None),
+        Ending::Dropped => ("dropped", None),
+    }
+}
+
+/// True where a request that was admitted is refused for what its client sent then: a body that breaks HTTP.
+fn clients_fault(refusal: &Refusal) -> bool {
+    refusal.status() < 500
+}
+
+/// What the limits are charged: nothing where the caller got nothing and the fault was not theirs.
+fn quota_use(exchange: &Exchange, ending: &Ending, record: &UsageRecord) -> QuotaUse {
+    let refund = match ending {
+        Ending::FailedBefore(_) | Ending::PassedOn(_) => true,
+        Ending::Refused(refusal) => !clients_fault(refusal),
+        _ => false,
+    };
+    let used = match (record.input_total, record.output_total.or(record.delivered_output)) {
+        (None, None) => None,
+        (input, output) => {
+            let estimate = || exchange.call.as_ref().map(super::debit::input_estimate);
+            Some(input.or_else(estimate).unwrap_or_default() + output.unwrap_or_default())
+        }
+    };
+    QuotaUse { tokens: used, output: record.output_total, refund }
+}
+
+fn record(exchange: &Exchange, state: &State, ending: &Ending, ticket: Option<&Ticket>) -> UsageRecord {
+    let services = &exchange.runtime.services;
+    let facts = &exchange.facts;
+    let seq = ticket.map_or(0, |ticket| ticket.seq);
+    let mut record = UsageRecord::new(facts.request_id, services.usage.proxy_id(), seq, facts.surface.name());
+    identify(&mut record, facts, &exchange.principal);
+    record.config_version = Some(exchange.runtime.snapshot.version.to_string());
+    record.ts_admitted = Some(exchange.admitted_wall);
+    record.ts_first_byte = state.first_byte;
+    record.ts_first_token = state.first_token.map(|(_, wall)| wall);
+    record.ts_end = services.clock.wall();
+    record.queue_ms = Some(0);
+    record.overhead_us = Some((exchange.admission_cost + state.dispatch_cost).0);
+    record.stream = exchange.streams();
+    record.route_id = Some(exchange.route.id.to_string());
+    record.provider = Some(exchange.pool.config.engine.name().to_owned());
+    record.pool = Some(exchange.pool.id().to_string());
+    if let Some(call) = &exchange.call {
+        record.end_user.clone_from(&call.end_user);
+        record.model_requested = Some(call.model.clone());
+        record.model_routed = Some(exchange.model_routed.clone());
+        record.prefix_blocks_matched = Some(u64::from(state.prefix.0));
+        record.prefix_blocks_total = Some(u64::from(state.prefix.1));
+    }
+    let backend = state.backend.and_then(|index| exchange.pool.config.backends.get(index));
+    record.backend_id = backend.map(|backend| backend.id.to_string());
+    record.bytes_in = state.bytes_in;
+    record.bytes_out = state.bytes_out;
+    record.attempts.clone_from(&state.attempts);
+    count(&mut record, state, ending);
+    conclude(&mut record, state, ending, facts.dialect);
+    record
+}
+
+/// Who and when: also known of requests that were refused.
+fn identify(record: &mut UsageRecord, facts: &Facts, principal: &Principal) {
+    record.client_request_id.clone_from(&facts.client_request_id);
+    record.trace_id.clone_from(&facts.trace_id);
+    record.ts_received = facts.received_wall;
+    record.tenant_id = Some(principal.tenant.to_string());
+    record.team_id = principal.team.as_ref().map(ToString::to_string);
+    record.user_id = principal.user.as_ref().map(ToString::to_string);
+    record.key_id = principal.key.as_ref().map(ToString::to_string);
+    record.secret_gen = principal.key.as_ref().map(|_| principal.secret_gen);
+    record.auth_method = Some(principal.method.name().to_owned());
+}
+
+/// The counts of the last attempt. One that gave nothing counts nothing.
+fn count(record: &mut UsageRecord, state: &State, ending: &Ending) {
+    let Some(tally) = state.tally() else { return };
+    let clean = *ending == Ending::Completed;
+    let (counts, source) = tally.settled(clean);
+    // A caller who leaves before the first output is charged the input that the upstream has named by then.
+    if state.first_token.is_some() || clean || *ending == Ending::ClientGone {
+        record.set_counts(counts, source);
+        record.delivered_output = Some(tally.delivered);
+        if source != UsageSource::UpstreamFinal && record.output_total.is_none() {
+            record.output_total = Some(tally.delivered);
+        }
+    }
+    record.sse_events = tally.sse_events;
+    record.terminal_event_seen = tally.terminal_seen;
+    record.finish_reason.clone_from(&tally.finish_reason);
+    record.model_reported.clone_from(&tally.model_reported);
+    record.raw_usage.clone_from(&tally.raw_usage);
+}
+
+/// How it ended.
+fn conclude(record: &mut UsageRecord, state: &State, ending: &Ending, dialect: Dialect) {
+    let sent = state.first_byte.is_some();
+    let (status, http_status, code) = match ending {
+        Ending::Completed => (Status::Completed, state.upstream_status, None),
+        Ending::PassedOn(status) => (Status::UpstreamErrorPre, Some(*status), Some("upstream_error")),
+        Ending::ClientGone | Ending::Dropped if record.terminal_event_seen => {
+            (Status::Completed, state.upstream_status, None)
+        }
+        Ending::ClientGone => (Status::ClientDisconnect, Some(499), Some("client_closed_request")),
+        Ending::FailedBefore(fault) => {
+            let refusal = fault.refusal();
+            let status = if fault.is_timeout() { Status::Timeout } else { Status::UpstreamErrorPre };
+            (status, Some(refusal.status()), Some(refusal.code()))
+        }
+        Ending::FailedAfter(fault) => {
+            let status = if fault.is_timeout() { Status::Timeout } else { Status::UpstreamErrorMid };
+            (status, state.upstream_status.or(Some(200)), Some(fault.stream_code()))
+        }
+        Ending::Refused(refusal) => {
+            let status = if clients_fault(refusal) { Status::Rejected } else { Status::UpstreamErrorPre };
+            (status, Some(refusal.status()), Some(refusal.code()))
+        }
+        Ending::Dropped if sent => (Status::UpstreamErrorMid, state.upstream_status, Some("internal_error")),
+        Ending::Dropped => (Status::UpstreamErrorPre, Some(500), Some("internal_error")),
+    };
+    record.status = status;
+    record.http_status = http_status.map(|status| error_body::status_in(dialect, status));
+    record.error_code = code.map(str::to_owned);
+}
+
+fn ended(exchange: &Exchange, record: &UsageRecord, ending: &Ending, admitted: bool) -> Ended {
+    let reason = match ending {
+        Ending::Completed => None,
+        Ending::PassedOn(_) => Some("upstream_4xx"),
+        Ending::ClientGone => Some("client_abort"),
+        Ending::FailedBefore(fault) | Ending::FailedAfter(fault) => Some(fault_reason(*fault)),
+        Ending::Refused(refusal) => Some(refusal_reason(refusal)),
+        Ending::Dropped => Some("internal"),
+    };
+    let first_token = exchange.state().first_token;
+    Ended {
+        record: record.clone(),
+        method: exchange.facts.method.clone(),
+        path: exchange.facts.path.clone(),
+        client: exchange.facts.client.to_string(),
+        ttft: first_token.map(|(at, _)| at - exchange.facts.received),
+        duration: exchange.now() - exchange.facts.received,
+        reason,
+        admitted,
+    }
+}
+
+/// A request that was not admitted: one log line, metrics, and a `rejected` record where the configuration wants
+/// one and the caller had proved who they are.
+pub fn refused(runtime: &Runtime, facts: &Facts, principal: Option<&Principal>, refusal: &Refusal) {
+    let services = &runtime.services;
+    let anonymous = Principal::anonymous();
+    let mut record = UsageRecord::new(facts.request_id, services.usage.proxy_id(), 0, facts.surface.name());
+    identify(&mut record, facts, principal.unwrap_or(&anonymous));
+    if principal.is_none() {
+        record.tenant_id = None;
+        record.auth_method = None;
+    }
+    record.config_version = Some(runtime.snapshot.version.to_string());
+    record.ts_end = services.clock.wall();
+    record.status = Status::Rejected;
+    record.http_status = Some(error_body::status_in(facts.dialect, refusal.status()));
+    record.error_code = Some(refusal.code().to_owned());
+    services.observer.ended(&Ended {
+        record: record.clone(),
+        method: facts.method.clone(),
+        path: facts.path.clone(),
+        client: facts.client.to_string(),
+        ttft: None,
+        duration: services.clock.mono() - facts.received,
+        reason: Some(refusal_reason(refusal)),
+        admitted: false,
+    });
+    if let (Some(principal), true) = (principal, runtime.snapshot.usage.record_rejected) {
+        record_rejection(runtime, facts, principal, record);
+    }
+}
+
+/// Writes a `rejected` record. Where the slot table or the spool is full it is left out: refusals must never stand
+/// in the way of what is owed for admitted requests.
+fn record_rejection(runtime: &Runtime, facts: &Facts, principal: &Principal, mut record: UsageRecord) {
+    let birth = Birth {
+        request_id: facts.request_id,
+        received: facts.received_wall,
+        admitted: record.ts_end,
+        tenant: principal.tenant.clone(),
+        team: principal.team.as_ref().map(ToString::to_string),
+        user: principal.user.as_ref().map(ToString::to_string),
+        key: principal.key.clone(),
+        secret_gen: principal.secret_gen,
+        auth_method: principal.method.name(),
+        surface: facts.surface,
+        stream: false,
+        route: RouteId::new(""),
+        model: String::new(),
+        bytes_in: 0,
+        config_version: Arc::clone(&runtime.snapshot.version),
+    };
+    if let Ok(ticket) = runtime.services.usage.admit(&birth) {
+        record.seq = ticket.seq;
+        drop(runtime.services.usage.append(ticket, record));
+    }
+}
+
+/// A request that Weir answered by itself (`/v1/models`, `respond:`): one log line, no record.
+pub fn answered(runtime: &Runtime, facts: &Facts, status: u16, bytes: usize) {
+    let services = &runtime.services;
+    let mut record = UsageRecord::new(facts.request_id, services.usage.proxy_id(), 0, facts.surface.name());
+    record.client_request_id.clone_from(&facts.client_request_id);
+    record.trace_id.clone_from(&facts.trace_id);
+    record.ts_received = facts.received_wall;
+    record.ts_end = services.clock.wall();
+    record.http_status = Some(status);
+    record.bytes_out = bytes as u64;
+    services.observer.ended(&Ended {
+        record,
+        method: facts.method.clone(),
+        path: facts.path.clone(),
+        client: facts.client.to_string(),
+        ttft: None,
+        duration: services.clock.mono() - facts.received,
+        reason: None,
+        admitted: false,
+    });
+}
+
+/// The closed set of telemetry.md §2.3.
+fn refusal_reason(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::InvalidApiKey | Refusal::ApiKeyExpired | Refusal::ApiKeyDisabled => "auth_invalid",
+        Refusal::AmbiguousCredentials => "auth_invalid",
+        Refusal::ModelNotFound { .. } => "forbidden",
+        Refusal::RouteNotFound => "no_route",
+        Refusal::Limited(denial) => match denial.dimension {
+            Dimension::Requests => "rate_requests",
+            Dimension::Tokens => "rate_tokens",
+            Dimension::Concurrency => "concurrency",
+        },
+        Refusal::TokensExceedLimit { .. } => "rate_tokens",
+        Refusal::RequestTooLarge { .. } => "body_too_large",
+        Refusal::RequestTimeout => "request_timeout",
+        Refusal::Overloaded { .. } => "queue_full",
+        Refusal::NoHealthyUpstream { .. } => "no_backend",
+        Refusal::UpstreamError | Refusal::UpstreamAuthError => "upstream_5xx",
+        Refusal::UpstreamTimeout => "first_byte_timeout",
+        Refusal::DependencyUnavailable { .. } => "dependency",
+        Refusal::ShuttingDown => "shutdown",
+        Refusal::ClientClosed => "client_abort",
+        Refusal::Internal => "internal",
+        _ => "bad_request",
+    }
+}
+
+fn fault_reason(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Connect => "connect",
+        Fault::Reset | Fault::Eof | Fault::Malformed => "upstream_reset",
+        Fault::FirstByte => "first_byte_timeout",
+        Fault::Idle | Fault::Total => "idle_timeout",
+        Fault::Status(_) | Fault::Auth(_) | Fault::ErrorEvent => "upstream_5xx",
+        Fault::Shutdown => "shutdown",
+    }
+}
