@@ -1,0 +1,208 @@
+//! The way from a head to an admitted request, as one function per step: stages 1 to 5 in order, each refusal
+//! answered and logged once.
+
+use super::context::{Context, Phase};
+use super::respond::Document;
+use super::{body, respond};
+use crate::config::snapshot::{Action, Listener, Route};
+use crate::domain::ids::RequestId;
+use crate::domain::principal::Principal;
+use crate::domain::refusal::Refusal;
+use crate::domain::surface::Surface;
+use crate::domain::units::Micros;
+use crate::exchange::Exchange;
+use crate::runtime::Runtime;
+use crate::stages::accept::{self, Accepted, Facts, Head};
+use crate::stages::authenticate::{self, Caller};
+use crate::stages::body::Destination;
+use crate::stages::debit::{self, Claim};
+use crate::stages::{body as understanding, check, settle};
+use pingora_core::Result;
+use pingora_core::protocols::l4::socket::SocketAddr;
+use pingora_proxy::Session;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Most bytes of an unwanted body that are read and dropped after the answer, so that a client that is still
+/// sending can read it (a close with unread data resets the connection).
+const LINGER_BYTES: usize = 16 << 20;
+/// How long that may take.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What admission came to.
+enum Outcome {
+    /// Goes upstream.
+    Forward(Arc<Exchange>),
+    /// Weir has the answer itself, for this caller.
+    Document(Principal, Document),
+}
+
+/// A refusal, with the caller if they had proved who they are.
+type Denied = (Option<Principal>, Refusal);
+
+/// Takes a request through admission. `Ok(true)`: it was answered here.
+///
+/// # Errors
+/// The client's side failed while it was answered.
+pub async fn admit(session: &mut Session, context: &mut Context, listener: &Listener) -> Result<bool> {
+    let runtime = Arc::clone(&context.runtime);
+    let id = RequestId(uuid::Uuid::now_v7());
+    let facts = with_head(session, |head| accept::facts(head, &runtime, listener, id));
+    context.phase = Phase::Known(Box::new(facts.clone()));
+    match run(session, &runtime, &facts, listener).await {
+        Ok(Outcome::Forward(exchange)) => {
+            context.phase = Phase::Admitted(exchange);
+            Ok(false)
+        }
+        Ok(Outcome::Document(caller, document)) => {
+            settle::answered(&runtime, &facts, document.status, document.text.len());
+            context.phase = Phase::Closed(Box::new(facts.clone()));
+            let standings = debit::standings(&runtime, &caller);
+            respond::document(session, &runtime, &facts, document, &standings).await?;
+            Ok(true)
+        }
+        Err((principal, refusal)) => {
+            context.refuse(principal.as_ref(), &refusal);
+            if refusal != Refusal::ClientClosed {
+                let standings = principal.map(|caller| debit::standings(&runtime, &caller)).unwrap_or_default();
+                respond::refuse(session, &runtime, &facts, &refusal, &standings).await?;
+                linger(session).await;
+            }
+            Ok(true)
+        }
+    }
+}
+
+async fn run(
+    session: &mut Session,
+    runtime: &Arc<Runtime>,
+    facts: &Facts,
+    listener: &Listener,
+) -> std::result::Result<Outcome, Denied> {
+    let started = runtime.services.clock.mono();
+    let accepted = with_head(session, |head| accept::accept(head, runtime, listener)).map_err(|why| (None, why))?;
+    let caller =
+        authenticate::authenticate(runtime, &accepted, &session.req_header().headers).map_err(|why| (None, why))?;
+    let spent = runtime.services.clock.mono() - started;
+    runtime.services.observer.overhead("auth", spent);
+    let principal = caller.principal.clone();
+    let known = |refusal: Refusal| (Some(principal.clone()), refusal);
+    if facts.surface == Surface::Models {
+        let text = check::models(runtime, &principal, &facts.path).map_err(known)?;
+        return Ok(Outcome::Document(principal, Document { status: 200, content_type: "application/json", text }));
+    }
+    let claim = if facts.surface.is_llm() {
+        llm_claim(session, runtime, facts, (&accepted, &caller, listener, spent)).await
+    } else {
+        http_claim(runtime, facts, &caller, spent)
+    };
+    match claim.map_err(known)? {
+        Next::Claim(claim) => match debit::debit(runtime, *claim).await {
+            Ok(exchange) => Ok(Outcome::Forward(exchange)),
+            Err((refusal, _)) => Err(known(refusal)),
+        },
+        Next::Respond(route) => match &route.action {
+            Action::Respond { status, body } => {
+                let document = Document { status: *status, content_type: "text/plain", text: body.clone() };
+                Ok(Outcome::Document(principal, document))
+            }
+            Action::Pools(_) => Err(known(Refusal::Internal)),
+        },
+    }
+}
+
+/// What stages 3 and 4 lead to.
+enum Next {
+    Claim(Box<Claim>),
+    Respond(Arc<Route>),
+}
+
+/// Stages 3 and 4 of a model call: read the body, understand it, find the route, check the model.
+async fn llm_claim(
+    session: &mut Session,
+    runtime: &Arc<Runtime>,
+    facts: &Facts,
+    (accepted, caller, listener, spent): (&Accepted, &Caller, &Listener, Micros),
+) -> std::result::Result<Next, Refusal> {
+    let expected = body::Expected { length: accepted.length, limit: listener.body_bytes };
+    let buffered = body::read(session, &expected, &runtime.bodies).await?;
+    let started = runtime.services.clock.mono();
+    let call = understanding::understand(facts.surface, buffered.bytes)?;
+    check::check(runtime, &caller.principal, &call.model)?;
+    let destination = understanding::route_call(runtime, caller, facts.surface, &call.model, fastrand::u64(..))?;
+    let spent = spent + (runtime.services.clock.mono() - started);
+    Ok(match destination {
+        Destination::Respond(route) => Next::Respond(route),
+        Destination::Pool(route, pool) => Next::Claim(Box::new(Claim {
+            facts: facts.clone(),
+            principal: caller.principal.clone(),
+            route,
+            pool,
+            call: Some(call),
+            share: Some(buffered.share),
+            spent,
+        })),
+    })
+}
+
+/// Plain HTTP: no body is read, no model is asked for.
+fn http_claim(
+    runtime: &Arc<Runtime>,
+    facts: &Facts,
+    caller: &Caller,
+    spent: Micros,
+) -> std::result::Result<Next, Refusal> {
+    Ok(match understanding::route_http(runtime, caller, fastrand::u64(..))? {
+        Destination::Respond(route) => Next::Respond(route),
+        Destination::Pool(route, pool) => Next::Claim(Box::new(Claim {
+            facts: facts.clone(),
+            principal: caller.principal.clone(),
+            route,
+            pool,
+            call: None,
+            share: None,
+            spent,
+        })),
+    })
+}
+
+/// Reads what the client is still sending, within bounds. One that waits for `100 Continue` sends nothing more.
+async fn linger(session: &mut Session) {
+    if session.req_header().headers.contains_key("expect") {
+        return;
+    }
+    let drain = async {
+        let mut dropped = 0;
+        while dropped < LINGER_BYTES {
+            match session.read_request_body().await {
+                Ok(Some(piece)) => dropped += piece.len(),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    };
+    // Past the deadline the connection is closed with data unread; the client had its chance.
+    let _ = tokio::time::timeout(LINGER, drain).await;
+}
+
+/// Runs a function over the head, whatever protocol it came by.
+fn with_head<T>(session: &Session, see: impl FnOnce(&Head<'_>) -> T) -> T {
+    let request = session.req_header();
+    let host = request.uri.authority().map(http::uri::Authority::as_str);
+    let host = host.or_else(|| request.headers.get("host").and_then(|value| value.to_str().ok()));
+    see(&Head {
+        method: request.method.as_str(),
+        path: request.uri.path(),
+        query: request.uri.query(),
+        host,
+        headers: &request.headers,
+        peer: peer_address(session),
+    })
+}
+
+fn peer_address(session: &Session) -> IpAddr {
+    match session.client_addr() {
+        Some(SocketAddr::Inet(address)) => address.ip().to_canonical(),
+        _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    }
+}

@@ -1,0 +1,118 @@
+//! Refusals and faults become HTTP here and nowhere else, in the client's dialect.
+
+use crate::domain::limit::Standing;
+use crate::domain::refusal::Refusal;
+use crate::exchange::{Exchange, UpstreamError};
+use crate::logic::quota::headers::standing_headers;
+use crate::logic::wire::error_body::{self, ErrorReply};
+use crate::runtime::Runtime;
+use crate::stages::accept::Facts;
+use bytes::Bytes;
+use pingora::http::ResponseHeader;
+use pingora_core::Result;
+use pingora_proxy::Session;
+use std::sync::atomic::Ordering;
+
+/// True if nothing but an interim response was written, so that an answer can still be given.
+#[must_use]
+pub fn unanswered(session: &Session) -> bool {
+    session.response_written().is_none_or(|head| head.status.is_informational())
+}
+
+/// Answers with a refusal. `standings` are the caller's limits, empty where nobody knows who calls.
+///
+/// # Errors
+/// The client's side failed.
+pub async fn refuse(
+    session: &mut Session,
+    runtime: &Runtime,
+    facts: &Facts,
+    refusal: &Refusal,
+    standings: &[Standing],
+) -> Result<()> {
+    let reply = error_body::render(refusal, facts.dialect, &facts.request_id.to_string());
+    let standings = match refusal {
+        Refusal::Limited(denial) => &denial.standings,
+        _ => standings,
+    };
+    if refusal.closes() {
+        session.set_keepalive(None);
+    }
+    send(session, runtime, facts, reply, standings).await
+}
+
+/// Answers with an upstream's error: verbatim where it is in the client's dialect already, wrapped once where not.
+///
+/// # Errors
+/// The client's side failed.
+pub async fn pass_on(session: &mut Session, exchange: &Exchange, error: &UpstreamError) -> Result<()> {
+    let facts = &exchange.facts;
+    let mut reply = if error_body::is_valid_error(facts.dialect, &error.body) {
+        ErrorReply {
+            status: error.status,
+            body: error.body.clone(),
+            headers: vec![("content-type", "application/json".to_owned())],
+        }
+    } else {
+        error_body::wrap_upstream(facts.dialect, error.status, &error.body, &facts.request_id.to_string())
+    };
+    if let Some(wait) = &error.retry_after {
+        reply.headers.push(("retry-after", wait.clone()));
+    }
+    let runtime = &exchange.runtime;
+    send(session, runtime, facts, reply, exchange.reservation.standings()).await
+}
+
+/// A document of our own.
+pub struct Document {
+    /// HTTP status.
+    pub status: u16,
+    /// Its type.
+    pub content_type: &'static str,
+    /// The body.
+    pub text: String,
+}
+
+/// Answers with a document of our own (`/v1/models`, `respond:`).
+///
+/// # Errors
+/// The client's side failed.
+pub async fn document(
+    session: &mut Session,
+    runtime: &Runtime,
+    facts: &Facts,
+    document: Document,
+    standings: &[Standing],
+) -> Result<()> {
+    let Document { status, content_type, text } = document;
+    let headers = vec![("content-type", content_type.to_owned())];
+    send(session, runtime, facts, ErrorReply { status, body: Bytes::from(text), headers }, standings).await
+}
+
+async fn send(
+    session: &mut Session,
+    runtime: &Runtime,
+    facts: &Facts,
+    reply: ErrorReply,
+    standings: &[Standing],
+) -> Result<()> {
+    let mut head = ResponseHeader::build(reply.status, Some(reply.headers.len() + 10))?;
+    for (name, value) in reply.headers {
+        head.insert_header(name, value)?;
+    }
+    let shown = if runtime.snapshot.limits.headers { standings } else { &[] };
+    for (name, value) in standing_headers(shown) {
+        head.insert_header(name, value)?;
+    }
+    head.insert_header("content-length", reply.body.len().to_string())?;
+    head.insert_header("x-request-id", facts.request_id.to_string())?;
+    if runtime.draining.load(Ordering::Relaxed) {
+        session.set_keepalive(None);
+    }
+    let bodiless = session.req_header().method == http::Method::HEAD || reply.body.is_empty();
+    session.write_response_header(Box::new(head), bodiless).await?;
+    if !bodiless {
+        session.write_response_body(Some(reply.body), true).await?;
+    }
+    Ok(())
+}
