@@ -10,8 +10,9 @@ pub mod serve;
 pub mod sim;
 pub mod writer;
 
+use crate::config;
 use clap::Parser;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// A programmable edge proxy for LLM inference.
@@ -52,6 +53,12 @@ enum Command {
     Sim(sim::Args),
     /// Run everything on this machine: engines, proxy, writer, one key
     Quickstart(quickstart::Args),
+}
+
+/// Loads the configuration that a command names, or the default one; what is wrong with it is said here.
+fn loaded(named: Option<&Path>) -> Option<config::Loaded> {
+    let file = named.map_or_else(config::default_file, Path::to_owned);
+    config::load(&file).inspect_err(|report| eprint!("{report}")).ok()
 }
 
 /// Runs the command line. Status: 0 done, 1 refused or failed, 2 wrong usage.

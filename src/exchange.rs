@@ -142,33 +142,39 @@ pub enum Meter {
     Counted(Box<Tally>),
 }
 
+/// A request that passed authentication, authorisation and routing.
+pub struct Claim {
+    /// What its head said.
+    pub facts: Facts,
+    /// Who calls.
+    pub principal: Principal,
+    /// Where it goes.
+    pub route: Arc<Route>,
+    /// Which pool.
+    pub pool: Arc<LivePool>,
+    /// The model call; `None` for plain HTTP.
+    pub call: Option<Call>,
+    /// The memory that its body takes.
+    pub share: Option<Share>,
+    /// Time that Weir spent on it so far, without waiting for the body.
+    pub spent: Micros,
+}
+
 /// What an exchange starts with; the rest follows.
 pub struct Opening {
-    /// See [`Exchange`].
+    /// The configuration and services that it runs under.
     pub runtime: Arc<Runtime>,
-    /// See [`Exchange`].
-    pub facts: Facts,
-    /// See [`Exchange`].
-    pub principal: Principal,
-    /// See [`Exchange`].
-    pub route: Arc<Route>,
-    /// See [`Exchange`].
-    pub pool: Arc<LivePool>,
-    /// See [`Exchange`].
-    pub call: Option<Call>,
-    /// See [`Exchange`].
-    pub share: Option<Share>,
-    /// See [`Exchange`].
+    /// The request.
+    pub claim: Claim,
+    /// The model's name upstream.
     pub model_routed: String,
-    /// See [`Exchange`].
+    /// Prefix chain of the prompt.
     pub chain: Vec<u64>,
-    /// See [`Exchange`].
+    /// The quota reservation.
     pub reservation: Box<dyn Reservation>,
-    /// See [`Exchange`].
+    /// Its place in the pool.
     pub inside: Inside,
-    /// See [`Exchange`].
-    pub admission_cost: Micros,
-    /// See [`State`].
+    /// Its slot; `None` where no record is due.
     pub ticket: Option<Ticket>,
 }
 
@@ -178,7 +184,8 @@ impl Exchange {
     pub fn open(opening: Opening) -> Arc<Self> {
         let clock = &opening.runtime.services.clock;
         let (admitted, admitted_wall) = (clock.mono(), clock.wall());
-        let bytes_in = opening.call.as_ref().map_or(0, |call| call.body.len() as u64);
+        let claim = opening.claim;
+        let bytes_in = claim.call.as_ref().map_or(0, |call| call.body.len() as u64);
         let state = State {
             ticket: opening.ticket,
             open: None,
@@ -198,22 +205,22 @@ impl Exchange {
             explain: None,
             closed: false,
         };
-        opening.runtime.services.observer.inflight(opening.pool.id(), 1);
+        opening.runtime.services.observer.inflight(claim.pool.id(), 1);
         Arc::new(Self {
             runtime: opening.runtime,
-            facts: opening.facts,
-            principal: opening.principal,
-            route: opening.route,
-            pool: opening.pool,
-            call: opening.call,
+            facts: claim.facts,
+            principal: claim.principal,
+            route: claim.route,
+            pool: claim.pool,
+            call: claim.call,
             model_routed: opening.model_routed,
             chain: opening.chain,
             reservation: opening.reservation,
             admitted,
             admitted_wall,
-            admission_cost: opening.admission_cost,
+            admission_cost: claim.spent,
             inside: opening.inside,
-            _share: opening.share,
+            _share: claim.share,
             state: Mutex::new(state),
         })
     }

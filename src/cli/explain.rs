@@ -48,14 +48,7 @@ pub struct Args {
 /// Runs the command. Status 1 where no route would take the request.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
-    let file = args.config.clone().unwrap_or_else(crate::config::default_file);
-    let loaded = match crate::config::load(&file) {
-        Ok(loaded) => loaded,
-        Err(report) => {
-            eprint!("{report}");
-            return ExitCode::FAILURE;
-        }
-    };
+    let Some(loaded) = super::loaded(args.config.as_deref()) else { return ExitCode::FAILURE };
     match explain(args, &loaded.snapshot) {
         Ok(told) => {
             let text = if args.json { format!("{told}\n") } else { words(&told) };

@@ -46,14 +46,7 @@ pub struct Args {
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
     logging();
-    let file = args.config.clone().unwrap_or_else(crate::config::default_file);
-    let loaded = match crate::config::load(&file) {
-        Ok(loaded) => loaded,
-        Err(report) => {
-            eprint!("{report}");
-            return ExitCode::FAILURE;
-        }
-    };
+    let Some(loaded) = super::loaded(args.config.as_deref()) else { return ExitCode::FAILURE };
     for warning in &loaded.warnings {
         eprintln!("{warning}");
     }

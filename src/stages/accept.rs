@@ -2,11 +2,13 @@
 //! routes match by listener, host, path and method; the model decides among them later (stage 3).
 
 use crate::config::snapshot::{Listener, Match, PathMatch, Route};
-use crate::domain::ids::RequestId;
+use crate::domain::ids::{RequestId, RouteId};
+use crate::domain::principal::Principal;
 use crate::domain::refusal::Refusal;
 use crate::domain::surface::{Dialect, Surface};
 use crate::domain::units::{Micros, WallMicros};
 use crate::logic::wire::strict;
+use crate::ports::Birth;
 use crate::runtime::Runtime;
 use http::HeaderMap;
 use std::net::IpAddr;
@@ -62,6 +64,30 @@ pub struct Facts {
     pub explain: bool,
     /// The caller is within `telemetry.debug_from`.
     pub debug: bool,
+}
+
+impl Facts {
+    /// What a slot is told of a request; route, model and body are the caller's to add.
+    #[must_use]
+    pub fn birth(&self, runtime: &Runtime, principal: &Principal) -> Birth {
+        Birth {
+            request_id: self.request_id,
+            received: self.received_wall,
+            admitted: runtime.services.clock.wall(),
+            tenant: principal.tenant.clone(),
+            team: principal.team.as_ref().map(ToString::to_string),
+            user: principal.user.as_ref().map(ToString::to_string),
+            key: principal.key.clone(),
+            secret_gen: principal.secret_gen,
+            auth_method: principal.method.name(),
+            surface: self.surface,
+            stream: false,
+            route: RouteId::new(""),
+            model: String::new(),
+            bytes_in: 0,
+            config_version: Arc::clone(&runtime.snapshot.version),
+        }
+    }
 }
 
 /// A head that some route could serve.

@@ -1,81 +1,41 @@
 //! Stage 5: can they afford it? Reserves every limit in one step, takes a place in the pool and a slot for the
 //! usage record; after this stage the request is admitted and owes exactly one settlement.
 
-use super::accept::Facts;
-use crate::config::snapshot::Route;
 use crate::domain::call::Call;
 use crate::domain::fault::RETRY_SOON;
 use crate::domain::limit::{Plan, QuotaAsk, QuotaUse, Scope, Standing};
 use crate::domain::principal::Principal;
 use crate::domain::refusal::Refusal;
 use crate::domain::units::{Micros, Tokens};
-use crate::exchange::{Exchange, Opening};
+use crate::exchange::{Claim, Exchange, Opening};
 use crate::logic::routing::prefix;
-use crate::ports::{AdmitError, Birth, Reservation, ReserveError, Ticket};
-use crate::runtime::{LivePool, Runtime, Share};
+use crate::ports::{AdmitError, Reservation, ReserveError, Ticket};
+use crate::runtime::Runtime;
 use std::sync::Arc;
 
 /// Bytes of prompt per token where no tokenizer is configured (semantics.md §3).
 const BYTES_PER_TOKEN: u64 = 4;
 
-/// A request that passed authentication, authorisation and routing.
-pub struct Claim {
-    /// What its head said.
-    pub facts: Facts,
-    /// Who calls.
-    pub principal: Principal,
-    /// Where it goes.
-    pub route: Arc<Route>,
-    /// Which pool.
-    pub pool: Arc<LivePool>,
-    /// The model call; `None` for plain HTTP.
-    pub call: Option<Call>,
-    /// The memory that its body takes.
-    pub share: Option<Share>,
-    /// Time that Weir spent on it so far, without waiting for the body.
-    pub spent: Micros,
-}
-
 /// Admits a request, or says why not; a refusal burns nothing.
 ///
 /// # Errors
-/// `Limited`, `TokensExceedLimit`, `Overloaded`, `DependencyUnavailable`; with the facts, which the answer needs.
-pub async fn debit(runtime: &Arc<Runtime>, claim: Claim) -> Result<Arc<Exchange>, (Refusal, Box<Claim>)> {
+/// `Limited`, `TokensExceedLimit`, `Overloaded`, `DependencyUnavailable`.
+pub async fn debit(runtime: &Arc<Runtime>, mut claim: Claim) -> Result<Arc<Exchange>, Refusal> {
     let started = runtime.services.clock.mono();
-    let reservation = match reserve(runtime, &claim, started).await {
-        Ok(reservation) => reservation,
-        Err(refusal) => return Err((refusal, Box::new(claim))),
-    };
-    let Some(inside) = claim.pool.enter() else {
+    let reservation = reserve(runtime, &claim, started).await?;
+    let give_back = |refusal| {
         reservation.settle(QuotaUse { refund: true, ..QuotaUse::default() }, started);
-        return Err((Refusal::Overloaded { retry_after: RETRY_SOON }, Box::new(claim)));
+        refusal
     };
-    let ticket = match ticket(runtime, &claim) {
-        Ok(ticket) => ticket,
-        Err(refusal) => {
-            reservation.settle(QuotaUse { refund: true, ..QuotaUse::default() }, started);
-            return Err((refusal, Box::new(claim)));
-        }
-    };
+    let inside = claim.pool.enter().ok_or_else(|| give_back(Refusal::Overloaded { retry_after: RETRY_SOON }))?;
+    let ticket = ticket(runtime, &claim).map_err(give_back)?;
     let model_routed = model_routed(&claim);
     let chain = prompt_chain(&claim, &model_routed);
     let spent = runtime.services.clock.mono() - started;
     runtime.services.observer.overhead("limit", spent);
-    Ok(Exchange::open(Opening {
-        runtime: Arc::clone(runtime),
-        admission_cost: claim.spent + spent,
-        facts: claim.facts,
-        principal: claim.principal,
-        route: claim.route,
-        pool: claim.pool,
-        call: claim.call,
-        share: claim.share,
-        model_routed,
-        chain,
-        reservation,
-        inside,
-        ticket,
-    }))
+    claim.spent += spent;
+    let runtime = Arc::clone(runtime);
+    Ok(Exchange::open(Opening { runtime, claim, model_routed, chain, reservation, inside, ticket }))
 }
 
 async fn reserve(runtime: &Runtime, claim: &Claim, now: Micros) -> Result<Box<dyn Reservation>, Refusal> {
@@ -152,24 +112,13 @@ fn ticket(runtime: &Runtime, claim: &Claim) -> Result<Option<Ticket>, Refusal> {
     if claim.call.is_none() && !claim.route.meter {
         return Ok(None);
     }
-    let principal = &claim.principal;
-    let birth = Birth {
-        request_id: claim.facts.request_id,
-        received: claim.facts.received_wall,
-        admitted: runtime.services.clock.wall(),
-        tenant: principal.tenant.clone(),
-        team: principal.team.as_ref().map(ToString::to_string),
-        user: principal.user.as_ref().map(ToString::to_string),
-        key: principal.key.clone(),
-        secret_gen: principal.secret_gen,
-        auth_method: principal.method.name(),
-        surface: claim.facts.surface,
-        stream: claim.call.as_ref().is_some_and(|call| call.stream),
-        route: claim.route.id.clone(),
-        model: claim.call.as_ref().map(|call| call.model.clone()).unwrap_or_default(),
-        bytes_in: claim.call.as_ref().map_or(0, |call| call.body.len() as u64),
-        config_version: Arc::clone(&runtime.snapshot.version),
-    };
+    let mut birth = claim.facts.birth(runtime, &claim.principal);
+    birth.route = claim.route.id.clone();
+    if let Some(call) = &claim.call {
+        birth.stream = call.stream;
+        birth.model.clone_from(&call.model);
+        birth.bytes_in = call.body.len() as u64;
+    }
     runtime.services.usage.admit(&birth).map(Some).map_err(|error| match error {
         AdmitError::TableFull => Refusal::Overloaded { retry_after: RETRY_SOON },
         AdmitError::SpoolFull => Refusal::DependencyUnavailable { what: "usage spool", retry_after: RETRY_SOON },

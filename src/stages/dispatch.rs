@@ -46,6 +46,10 @@ pub fn dispatch(exchange: &Exchange, chance: u64) -> Result<Chosen, Refusal> {
     state.prefix = (booking.matched_blocks, booking.total_blocks);
     state.backend = Some(backend);
     state.meter = Meter::Off;
+    if exchange.call.is_none() {
+        // A retry replays the body of plain HTTP, and it is counted as it passes.
+        state.bytes_in = 0;
+    }
     let services = &exchange.runtime.services;
     if let (Some(ticket), Some(config)) = (&state.ticket, pool.config.backends.get(backend)) {
         services.usage.dispatched(ticket, pool.id(), &config.id);

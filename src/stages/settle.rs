@@ -4,7 +4,6 @@
 use super::accept::Facts;
 use super::dispatch;
 use crate::domain::fault::Fault;
-use crate::domain::ids::RouteId;
 use crate::domain::limit::{Dimension, QuotaUse};
 use crate::domain::principal::Principal;
 use crate::domain::record::{Status, UsageRecord};
@@ -13,9 +12,8 @@ use crate::domain::surface::Dialect;
 use crate::domain::tokens::UsageSource;
 use crate::exchange::{Exchange, State};
 use crate::logic::wire::error_body;
-use crate::ports::{AppendError, Birth, Ended, Ticket};
+use crate::ports::{AppendError, Ended, Ticket};
 use crate::runtime::Runtime;
-use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// How an admitted request ended.
@@ -159,7 +157,8 @@ fn count(record: &mut UsageRecord, state: &State, ending: &Ending) {
     if state.first_token.is_some() || clean || *ending == Ending::ClientGone {
         record.set_counts(counts, source);
         record.delivered_output = Some(tally.delivered);
-        if source != UsageSource::UpstreamFinal && record.output_total.is_none() {
+        let said = source == UsageSource::UpstreamFinal || record.output_total.is_some();
+        if !said && state.first_token.is_some() {
             record.output_total = Some(tally.delivered);
         }
     }
@@ -257,23 +256,7 @@ pub fn refused(runtime: &Runtime, facts: &Facts, principal: Option<&Principal>, 
 /// Writes a `rejected` record. Where the slot table or the spool is full it is left out: refusals must never stand
 /// in the way of what is owed for admitted requests.
 fn record_rejection(runtime: &Runtime, facts: &Facts, principal: &Principal, mut record: UsageRecord) {
-    let birth = Birth {
-        request_id: facts.request_id,
-        received: facts.received_wall,
-        admitted: record.ts_end,
-        tenant: principal.tenant.clone(),
-        team: principal.team.as_ref().map(ToString::to_string),
-        user: principal.user.as_ref().map(ToString::to_string),
-        key: principal.key.clone(),
-        secret_gen: principal.secret_gen,
-        auth_method: principal.method.name(),
-        surface: facts.surface,
-        stream: false,
-        route: RouteId::new(""),
-        model: String::new(),
-        bytes_in: 0,
-        config_version: Arc::clone(&runtime.snapshot.version),
-    };
+    let birth = facts.birth(runtime, principal);
     if let Ok(ticket) = runtime.services.usage.admit(&birth) {
         record.seq = ticket.seq;
         drop(runtime.services.usage.append(ticket, record));
