@@ -10,12 +10,12 @@ use crate::domain::principal::Principal;
 use crate::domain::refusal::Refusal;
 use crate::domain::surface::Surface;
 use crate::domain::units::Micros;
-use crate::exchange::Exchange;
+use crate::exchange::{Claim, Exchange};
 use crate::runtime::Runtime;
 use crate::stages::accept::{self, Accepted, Facts, Head};
 use crate::stages::authenticate::{self, Caller};
 use crate::stages::body::Destination;
-use crate::stages::debit::{self, Claim};
+use crate::stages::debit;
 use crate::stages::{body as understanding, check, settle};
 use pingora_core::Result;
 use pingora_core::protocols::l4::socket::SocketAddr;
@@ -98,10 +98,7 @@ async fn run(
         http_claim(runtime, facts, &caller, spent)
     };
     match claim.map_err(known)? {
-        Next::Claim(claim) => match debit::debit(runtime, *claim).await {
-            Ok(exchange) => Ok(Outcome::Forward(exchange)),
-            Err((refusal, _)) => Err(known(refusal)),
-        },
+        Next::Claim(claim) => debit::debit(runtime, *claim).await.map(Outcome::Forward).map_err(known),
         Next::Respond(route) => match &route.action {
             Action::Respond { status, body } => {
                 let document = Document { status: *status, content_type: "text/plain", text: body.clone() };
@@ -129,6 +126,12 @@ async fn llm_claim(
     let buffered = body::read(session, &expected, &runtime.bodies).await?;
     let started = runtime.services.clock.mono();
     let call = understanding::understand(facts.surface, buffered.bytes)?;
+    if call.stream && session.req_header().version == http::Version::HTTP_10 {
+        return Err(Refusal::MalformedRequest {
+            status: 505,
+            detail: "a stream needs HTTP/1.1: HTTP/1.0 has no chunks",
+        });
+    }
     check::check(runtime, &caller.principal, &call.model)?;
     let destination = understanding::route_call(runtime, caller, facts.surface, &call.model, fastrand::u64(..))?;
     let spent = spent + (runtime.services.clock.mono() - started);

@@ -101,7 +101,7 @@ async fn connection(served: Arc<Served>, mut stream: Stream, mut shutdown: Shutd
         };
         if settings.is_none() && head.starts_with(H2_PREFACE) {
             // Boxed: its state is large, and this future lives as long as the connection.
-            return Box::pin(http2(served, stream, &head, &shutdown)).await;
+            return Box::pin(http2((served, listener.idle_timeout), stream, &head, &shutdown)).await;
         }
         let mut session = ServerSession::new_http1(stream);
         match settings.take() {
@@ -118,11 +118,12 @@ async fn connection(served: Arc<Served>, mut stream: Stream, mut shutdown: Shutd
 }
 
 /// Plaintext HTTP/2: the bytes that were read go back, and Pingora takes over.
-async fn http2(served: Arc<Served>, stream: Stream, read: &[u8], shutdown: &ShutdownWatch) {
+async fn http2((served, idle): (Arc<Served>, Duration), stream: Stream, read: &[u8], shutdown: &ShutdownWatch) {
     let Ok(mut stream) = stream.into_any().downcast::<L4Stream>() else { return };
     stream.rewind(read);
     let mut options = HttpServerOptions::default();
     options.h2c = true;
+    options.h2_idle_timeout = Some(idle);
     Arc::new(Http2(served, options)).process_new(stream, shutdown).await;
 }
 

@@ -124,6 +124,17 @@ async fn an_old_client_and_a_head_request_get_an_answer_with_its_end() {
     assert_eq!((answer.status, answer.text().as_str()), (200, OK), "an answer: {}", answer.head);
     assert_eq!(wire.rest().await, b"", "and the end of the connection");
 
+    let body = r#"{"model":"m","stream":true,"messages":[]}"#;
+    let request = format!(
+        "POST /v1/chat/completions HTTP/1.0\r\nhost: a\r\nauthorization: Bearer {}\r\ncontent-length: {}\r\n\r\n{body}",
+        proxy.key,
+        body.len()
+    );
+    let mut wire = super::client::Wire::open(proxy.address).await;
+    wire.send(request.as_bytes()).await;
+    let answer = wire.answer().await;
+    answer.assert_error(505, "invalid_request_error", "malformed_request", None);
+
     for (path, key, status) in [("/x", "", "401"), ("/v1/models", proxy.key.as_str(), "200"), ("/x", &proxy.key, "200")]
     {
         let mut wire = super::client::Wire::open(proxy.address).await;
