@@ -109,7 +109,7 @@ fn candidates(args: &Args, config: &Arc<crate::config::snapshot::Pool>) -> Vec<V
     let pool = LivePool::new(config);
     let model = args.model.as_deref().unwrap_or_default();
     let chain = prefix::chain(&[model.as_bytes(), b""], std::iter::once(args.prompt.as_bytes()));
-    let input_tokens = Tokens((args.prompt.len() as u64).div_ceil(4));
+    let input_tokens = Tokens::of_bytes(args.prompt.len() as u64);
     let ask = Ask { chain: &chain, input_tokens, affinity: chain.first().copied() };
     let everyone = Eligible::all(config.backends.len());
     let scores = pool.book.lock().explain(&ask, &everyone, Micros(0));

@@ -49,6 +49,17 @@ unit_type!(
     WallMicros(i64)
 );
 
+/// Bytes of text that stand for one token where nothing better is known (semantics.md §3).
+const BYTES_PER_TOKEN: u64 = 4;
+
+impl Tokens {
+    /// The tokens that so many bytes of text come to, rounded up.
+    #[must_use]
+    pub fn of_bytes(bytes: u64) -> Self {
+        Self(bytes.div_ceil(BYTES_PER_TOKEN))
+    }
+}
+
 impl Micros {
     /// Whole milliseconds, rounded down.
     #[must_use]

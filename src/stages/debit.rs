@@ -13,9 +13,6 @@ use crate::ports::{AdmitError, Reservation, ReserveError, Ticket};
 use crate::runtime::Runtime;
 use std::sync::Arc;
 
-/// Bytes of prompt per token where no tokenizer is configured (semantics.md §3).
-const BYTES_PER_TOKEN: u64 = 4;
-
 /// Admits a request, or says why not; a refusal burns nothing.
 ///
 /// # Errors
@@ -91,7 +88,7 @@ fn ask(runtime: &Runtime, claim: &Claim) -> QuotaAsk {
 /// Prompt bytes divided by four, rounded up.
 #[must_use]
 pub fn input_estimate(call: &Call) -> Tokens {
-    Tokens(call.prompt_bytes.div_ceil(BYTES_PER_TOKEN))
+    Tokens::of_bytes(call.prompt_bytes)
 }
 
 fn model_routed(claim: &Claim) -> String {

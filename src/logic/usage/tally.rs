@@ -7,8 +7,6 @@ use crate::domain::units::Tokens;
 pub const MAX_RAW_USAGE: usize = 4096;
 /// Bytes of a name or message that are kept.
 pub const MAX_WORD: usize = 256;
-/// Bytes of text that stand for one token where nothing better is known.
-pub const BYTES_PER_TOKEN: u64 = 4;
 
 /// An error that the upstream told inside of its answer.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -77,17 +75,17 @@ impl Tally {
                 (counts, UsageSource::UpstreamPartial)
             }
             UsageSource::None if self.content_events > 0 && self.unread_events == 0 => {
-                (self.output(self.content_events), UsageSource::ChunkCount)
+                (self.output(Tokens(self.content_events)), UsageSource::ChunkCount)
             }
             UsageSource::None if self.text_bytes > 0 => {
-                (self.output(self.text_bytes.div_ceil(BYTES_PER_TOKEN)), UsageSource::BytesEstimate)
+                (self.output(Tokens::of_bytes(self.text_bytes)), UsageSource::BytesEstimate)
             }
             source => (self.counts, source),
         }
     }
 
-    fn output(&self, tokens: u64) -> TokenCounts {
-        TokenCounts { output_total: Some(Tokens(tokens)), ..self.counts }
+    fn output(&self, tokens: Tokens) -> TokenCounts {
+        TokenCounts { output_total: Some(tokens), ..self.counts }
     }
 
     /// Brings `delivered` up to date.
