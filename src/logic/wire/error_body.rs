@@ -5,6 +5,7 @@ use super::stream_kind::StreamKind;
 use crate::domain::limit::Dimension;
 use crate::domain::refusal::Refusal;
 use crate::domain::surface::Dialect;
+use crate::logic::quota::headers::{denial_headers, retry_headers};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -39,15 +40,12 @@ pub fn render(refusal: &Refusal, dialect: Dialect, request_id: &str) -> ErrorRep
         headers.push(("www-authenticate", "Bearer".to_owned()));
     }
     if let Refusal::Limited(denial) = refusal {
-        headers.push(("x-limit-rule", denial.rule.to_string()));
-        headers.push(("x-limit-scope", denial.scope.to_owned()));
+        headers.extend(denial_headers(denial));
         if denial.retry_after.is_none() {
             headers.push(("x-should-retry", "false".to_owned()));
         }
-    }
-    if let Some(wait) = refusal.retry_after() {
-        headers.push(("retry-after", wait.0.div_ceil(1_000_000).max(1).to_string()));
-        headers.push(("retry-after-ms", wait.0.div_ceil(1_000).max(1).to_string()));
+    } else if let Some(wait) = refusal.retry_after() {
+        headers.extend(retry_headers(wait));
     }
     ErrorReply { status, body: error.body(dialect, status, request_id), headers }
 }
