@@ -7,7 +7,7 @@ use crate::domain::surface::Surface;
 use crate::exchange::Exchange;
 use crate::logic::usage::stream_meter::Strip;
 use crate::logic::wire::splice::{Edits, splice};
-use crate::logic::wire::strict::{hop_by_hop, spoofed};
+use crate::logic::wire::strict::{hop_by_hop, nominated, spoofed};
 use base64::Engine as _;
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
@@ -53,17 +53,16 @@ fn target(exchange: &Exchange, backend: &Backend) -> String {
 
 /// The fields that pass, then ours. A field that `Connection` names is the hop's own, whatever it is called.
 fn head(exchange: &Exchange, backend: &Backend, inbound: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
-    let nominated = nominated(inbound);
+    let connection: Vec<&str> =
+        inbound.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok()).collect();
     let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::with_capacity(inbound.len() + 6);
     for (name, value) in inbound {
         let text = name.as_str();
-        let ours = matches!(text, "host" | "content-length" | "expect" | "x-request-id");
+        let ours = matches!(text, "host" | "content-length");
         // A compressed answer cannot be metered; plain HTTP is not.
         let ours = ours || (text == "accept-encoding" && exchange.call.is_some());
-        if ours || hop_by_hop(text) || withheld(exchange, text) || text.starts_with("x-weir-") {
-            continue;
-        }
-        if nominated.iter().any(|other| other == text) {
+        let hops = hop_by_hop(text) || connection.iter().any(|value| nominated(value, text));
+        if ours || hops || withheld(exchange, text) {
             continue;
         }
         headers.push((name.clone(), value.clone()));
@@ -88,11 +87,6 @@ fn withheld(exchange: &Exchange, name: &str) -> bool {
     let plain = exchange.call.is_none();
     let own_business = name == "cookie" || (name == "authorization" && exchange.route.auth.is_empty());
     spoofed(name) && !(plain && own_business)
-}
-
-fn nominated(inbound: &HeaderMap) -> Vec<String> {
-    let values = inbound.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect()
 }
 
 fn add(headers: &mut Vec<(HeaderName, HeaderValue)>, name: HeaderName, value: &str) {

@@ -294,7 +294,7 @@ pub fn nominated(connection: &str, name: &str) -> bool {
 /// gateway (reliability.md "Header spoofing"). In any case, and with `_` for `-`.
 #[must_use]
 pub fn spoofed(name: &str) -> bool {
-    const NAMES: [&str; 14] = [
+    const NAMES: [&str; 12] = [
         "authorization",
         "x-api-key",
         "api-key",
@@ -307,10 +307,8 @@ pub fn spoofed(name: &str) -> bool {
         "x-worker-id",
         "x-data-parallel-rank",
         "x-request-id",
-        "x-weir-timing",
-        "x-weir-explain",
     ];
-    const STARTS: [&str; 6] = ["x-user-", "x-org-", "x-quota-", "x-envoy-", "x-forwarded-", "x-gateway-"];
+    const STARTS: [&str; 7] = ["x-user-", "x-org-", "x-quota-", "x-envoy-", "x-forwarded-", "x-gateway-", "x-weir-"];
     let starts =
         |start: &&str| name.len() >= start.len() && name.bytes().map(swap).zip(start.bytes()).all(|(a, b)| a == b);
     is_one_of(name, &NAMES) || STARTS.iter().any(starts)
