@@ -48,12 +48,16 @@ pub fn settle(exchange: &Exchange, ending: &Ending) -> Option<Receipt> {
     }
     let ticket = state.ticket.take();
     let record = record(exchange, &state, ending, ticket.as_ref());
+    let first_token = state.first_token;
     drop(state);
     exchange.reservation.settle(quota_use(exchange, ending, &record), exchange.now());
     let services = &exchange.runtime.services;
     services.observer.inflight(exchange.pool.id(), -1);
-    services.observer.ended(&ended(exchange, &record, ending, ticket.is_some()));
-    ticket.map(|ticket| services.usage.append(ticket, record))
+    let mut ended = ended(&exchange.runtime, &exchange.facts, record, reason(ending));
+    ended.ttft = first_token.map(|(at, _)| at - exchange.facts.received);
+    ended.admitted = ticket.is_some();
+    services.observer.ended(&ended);
+    ticket.map(|ticket| services.usage.append(ticket, ended.record))
 }
 
 /// Waits until a record is written. After a failure the log keeps the record and tries again; the answer goes out all
@@ -200,25 +204,29 @@ fn conclude(record: &mut UsageRecord, state: &State, ending: &Ending, dialect: D
     record.error_code = code.map(str::to_owned);
 }
 
-fn ended(exchange: &Exchange, record: &UsageRecord, ending: &Ending, admitted: bool) -> Ended {
-    let reason = match ending {
+/// What is told of a request that ends: not admitted and without a first token, unless the caller says so.
+fn ended(runtime: &Runtime, facts: &Facts, record: UsageRecord, reason: Option<&'static str>) -> Ended {
+    Ended {
+        record,
+        method: facts.method.clone(),
+        path: facts.path.clone(),
+        client: facts.client.to_string(),
+        ttft: None,
+        duration: runtime.services.clock.mono() - facts.received,
+        reason,
+        admitted: false,
+    }
+}
+
+/// Why an admitted request did not end well.
+fn reason(ending: &Ending) -> Option<&'static str> {
+    match ending {
         Ending::Completed => None,
         Ending::PassedOn(_) => Some("upstream_4xx"),
         Ending::ClientGone => Some("client_abort"),
         Ending::FailedBefore(fault) | Ending::FailedAfter(fault) => Some(fault_reason(*fault)),
         Ending::Refused(refusal) => Some(refusal_reason(refusal)),
         Ending::Dropped => Some("internal"),
-    };
-    let first_token = exchange.state().first_token;
-    Ended {
-        record: record.clone(),
-        method: exchange.facts.method.clone(),
-        path: exchange.facts.path.clone(),
-        client: exchange.facts.client.to_string(),
-        ttft: first_token.map(|(at, _)| at - exchange.facts.received),
-        duration: exchange.now() - exchange.facts.received,
-        reason,
-        admitted,
     }
 }
 
@@ -238,18 +246,10 @@ pub fn refused(runtime: &Runtime, facts: &Facts, principal: Option<&Principal>, 
     record.status = Status::Rejected;
     record.http_status = Some(error_body::status_in(facts.dialect, refusal.status()));
     record.error_code = Some(refusal.code().to_owned());
-    services.observer.ended(&Ended {
-        record: record.clone(),
-        method: facts.method.clone(),
-        path: facts.path.clone(),
-        client: facts.client.to_string(),
-        ttft: None,
-        duration: services.clock.mono() - facts.received,
-        reason: Some(refusal_reason(refusal)),
-        admitted: false,
-    });
+    let ended = ended(runtime, facts, record, Some(refusal_reason(refusal)));
+    services.observer.ended(&ended);
     if let (Some(principal), true) = (principal, runtime.snapshot.usage.record_rejected) {
-        record_rejection(runtime, facts, principal, record);
+        record_rejection(runtime, facts, principal, ended.record);
     }
 }
 
@@ -273,16 +273,7 @@ pub fn answered(runtime: &Runtime, facts: &Facts, status: u16, bytes: usize) {
     record.ts_end = services.clock.wall();
     record.http_status = Some(status);
     record.bytes_out = bytes as u64;
-    services.observer.ended(&Ended {
-        record,
-        method: facts.method.clone(),
-        path: facts.path.clone(),
-        client: facts.client.to_string(),
-        ttft: None,
-        duration: services.clock.mono() - facts.received,
-        reason: None,
-        admitted: false,
-    });
+    services.observer.ended(&ended(runtime, facts, record, None));
 }
 
 /// The closed set of telemetry.md §2.3.
