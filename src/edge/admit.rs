@@ -5,13 +5,14 @@ use super::context::{Context, Phase};
 use super::respond::Document;
 use super::{body, respond};
 use crate::config::snapshot::{Action, Listener, Route};
+use crate::domain::call::Call;
 use crate::domain::ids::RequestId;
 use crate::domain::principal::Principal;
 use crate::domain::refusal::Refusal;
 use crate::domain::surface::Surface;
 use crate::domain::units::Micros;
 use crate::exchange::{Claim, Exchange};
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, Share};
 use crate::stages::accept::{self, Accepted, Facts, Head};
 use crate::stages::authenticate::{self, Caller};
 use crate::stages::body::Destination;
@@ -22,13 +23,6 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_proxy::Session;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Duration;
-
-/// Most bytes of an unwanted body that are read and dropped after the answer, so that a client that is still
-/// sending can read it (a close with unread data resets the connection).
-const LINGER_BYTES: usize = 16 << 20;
-/// How long that may take.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// What admission came to.
 enum Outcome {
@@ -67,7 +61,7 @@ pub async fn admit(session: &mut Session, context: &mut Context, listener: &List
             if refusal != Refusal::ClientClosed {
                 let standings = principal.map(|caller| debit::standings(&runtime, &caller)).unwrap_or_default();
                 respond::refuse(session, &runtime, &facts, &refusal, &standings).await?;
-                linger(session).await;
+                body::linger(session).await;
             }
             Ok(true)
         }
@@ -135,18 +129,7 @@ async fn llm_claim(
     check::check(runtime, &caller.principal, &call.model)?;
     let destination = understanding::route_call(runtime, caller, facts.surface, &call.model, fastrand::u64(..))?;
     let spent = spent + (runtime.services.clock.mono() - started);
-    Ok(match destination {
-        Destination::Respond(route) => Next::Respond(route),
-        Destination::Pool(route, pool) => Next::Claim(Box::new(Claim {
-            facts: facts.clone(),
-            principal: caller.principal.clone(),
-            route,
-            pool,
-            call: Some(call),
-            share: Some(buffered.share),
-            spent,
-        })),
-    })
+    Ok(next(destination, facts, caller, Some((call, buffered.share)), spent))
 }
 
 /// Plain HTTP: no body is read, no model is asked for.
@@ -156,36 +139,19 @@ fn http_claim(
     caller: &Caller,
     spent: Micros,
 ) -> std::result::Result<Next, Refusal> {
-    Ok(match understanding::route_http(runtime, caller, fastrand::u64(..))? {
-        Destination::Respond(route) => Next::Respond(route),
-        Destination::Pool(route, pool) => Next::Claim(Box::new(Claim {
-            facts: facts.clone(),
-            principal: caller.principal.clone(),
-            route,
-            pool,
-            call: None,
-            share: None,
-            spent,
-        })),
-    })
+    let destination = understanding::route_http(runtime, caller, fastrand::u64(..))?;
+    Ok(next(destination, facts, caller, None, spent))
 }
 
-/// Reads what the client is still sending, within bounds. One that waits for `100 Continue` sends nothing more.
-async fn linger(session: &mut Session) {
-    if session.req_header().headers.contains_key("expect") {
-        return;
-    }
-    let drain = async {
-        let mut dropped = 0;
-        while dropped < LINGER_BYTES {
-            match session.read_request_body().await {
-                Ok(Some(piece)) => dropped += piece.len(),
-                Ok(None) | Err(_) => return,
-            }
-        }
+/// What a destination means for a request: a claim on its pool, or the route's own answer.
+fn next(destination: Destination, facts: &Facts, caller: &Caller, call: Option<(Call, Share)>, spent: Micros) -> Next {
+    let (route, pool) = match destination {
+        Destination::Respond(route) => return Next::Respond(route),
+        Destination::Pool(route, pool) => (route, pool),
     };
-    // Past the deadline the connection is closed with data unread; the client had its chance.
-    let _ = tokio::time::timeout(LINGER, drain).await;
+    let (call, share) = call.unzip();
+    let (facts, principal) = (facts.clone(), caller.principal.clone());
+    Next::Claim(Box::new(Claim { facts, principal, route, pool, call, share, spent }))
 }
 
 /// Runs a function over the head, whatever protocol it came by.

@@ -13,6 +13,12 @@ const BODY_DEADLINE: Duration = Duration::from_secs(60);
 /// Most bytes reserved ahead on the word of `Content-Length` alone.
 const RESERVE_AHEAD: u64 = 1 << 20;
 
+/// Most bytes of an unwanted body that are read and dropped after the answer, so that a client that is still
+/// sending can read it (a close with unread data resets the connection).
+const LINGER_BYTES: usize = 16 << 20;
+/// How long that may take.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// A buffered body with its share of the memory that all of them may take.
 pub struct Buffered {
     /// The bytes.
@@ -72,6 +78,24 @@ pub async fn read(session: &mut Session, expected: &Expected, budget: &Budget) -
         return Err(Refusal::ClientClosed);
     }
     Ok(Buffered { bytes: body, share })
+}
+
+/// Reads what the client is still sending, within bounds. One that waits for `100 Continue` sends nothing more.
+pub async fn linger(session: &mut Session) {
+    if session.req_header().headers.contains_key("expect") {
+        return;
+    }
+    let drain = async {
+        let mut dropped = 0;
+        while dropped < LINGER_BYTES {
+            match session.read_request_body().await {
+                Ok(Some(piece)) => dropped += piece.len(),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    };
+    // Past the deadline the connection is closed with data unread; the client had its chance.
+    let _ = tokio::time::timeout(LINGER, drain).await;
 }
 
 /// What a failed read means: a slow client, one that left, or one that broke the framing.
