@@ -10,6 +10,7 @@
 //! | L3 | [`runtime`], [`exchange`] | what a request pins; what an admitted one carries |
 //! | L3 | [`stages`] | the request's way, nine files |
 //! | L4 | [`io`] | stores, spool, metrics, probes |
+//! | L5 | [`admin`] | the admin API and self-service: a request's parts to a JSON answer |
 //! | L5 | [`edge`], [`writer`], [`sim`] | Pingora; the usage writer; simulated engines |
 //! | L6 | [`cli`] | composition roots, one per command |
 
@@ -21,6 +22,7 @@ pub mod runtime;
 pub mod exchange;
 pub mod stages;
 pub mod io;
+pub mod admin;
 pub mod edge;
 pub mod writer;
 pub mod sim;

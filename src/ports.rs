@@ -9,6 +9,8 @@ use crate::domain::units::{Micros, WallMicros};
 use async_trait::async_trait;
 use std::sync::Arc;
 
+pub use crate::logic::access::certificate::ClientCertificate;
+
 /// The two clocks.
 pub trait Clock: Send + Sync {
     /// Microseconds since 1970 UTC.
@@ -17,26 +19,64 @@ pub trait Clock: Send + Sync {
     fn mono(&self) -> Micros;
 }
 
-/// Why a presented key was not accepted.
+/// Why a credential was not accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum KeyRejection {
-    /// Malformed, unknown or revoked: indistinguishable on purpose.
+pub enum Rejection {
+    /// A key that is malformed, unknown or revoked: indistinguishable on purpose.
     Invalid,
-    /// Its time is over.
+    /// A key whose time is over.
     Expired,
-    /// Switched off.
+    /// A key that is switched off.
     Disabled,
-    /// The store is down and the snapshot is older than `max_stale`.
-    StoreDown,
+    /// A token, certificate or session that does not hold, whatever the reason.
+    BadToken,
+    /// Who they are is known, and they may not (an external service said 403).
+    Forbidden,
+    /// What would know is down, and what it said last is too old. Named for the log.
+    Unavailable(&'static str),
 }
 
-/// Looks keys up in memory; never waits.
-pub trait KeyStore: Send + Sync {
-    /// Whom a presented key belongs to. Work is the same for unknown ids and wrong secrets.
-    ///
-    /// # Errors
-    /// [`KeyRejection`] as the key deserves.
-    fn authenticate(&self, presented: &[u8], now: WallMicros) -> Result<Principal, KeyRejection>;
+/// What an authenticator may look at.
+pub struct AuthRequest<'a> {
+    /// The one credential in this authenticator's headers, if any.
+    pub credential: Option<&'a [u8]>,
+    /// The client's certificate, already verified by the listener.
+    pub certificate: Option<&'a ClientCertificate>,
+    /// `POST`
+    pub method: &'a str,
+    /// Path and query as they came.
+    pub target: &'a str,
+    /// The `Host`.
+    pub host: Option<&'a str>,
+    /// All request fields.
+    pub headers: &'a http::HeaderMap,
+    /// The caller's address, seen through trusted proxies.
+    pub client: std::net::IpAddr,
+    /// Now, on the wall.
+    pub now: WallMicros,
+}
+
+/// What an authenticator made of a request.
+#[derive(Debug)]
+pub enum Verdict {
+    /// There is no credential of its kind.
+    NotMine,
+    /// That is who it is.
+    Known(Principal),
+    /// There is one, and it is not good.
+    Rejected(Rejection),
+    /// Somebody has to be asked: call [`Authenticate::ask`].
+    Ask,
+}
+
+/// Finds out who calls.
+#[async_trait]
+pub trait Authenticate: Send + Sync {
+    /// Decides from memory; never waits. Work for keys is the same for unknown ids and wrong secrets.
+    fn look(&self, request: &AuthRequest<'_>) -> Verdict;
+
+    /// Decides with the help of others, in bounded time; called only after [`Verdict::Ask`], which it never returns.
+    async fn ask(&self, request: &AuthRequest<'_>) -> Verdict;
 }
 
 /// A reservation that was granted. Owes exactly one `settle`; dropping it without releases the hold
@@ -196,6 +236,8 @@ pub struct Ended {
     pub duration: Micros,
     /// Reason out of the closed set of telemetry.md (`auth_invalid`, `rate_requests`, …).
     pub reason: Option<&'static str>,
+    /// Which scope, rule or restriction denied it; for operators alone.
+    pub rule: Option<Arc<str>>,
     /// True if the request had been admitted (so a usage record exists).
     pub admitted: bool,
 }
@@ -213,6 +255,8 @@ pub trait Observer: Send + Sync {
     fn backend(&self, pool: &PoolId, backend: &BackendId, inflight: u64, healthy: bool);
     /// Client connections opened (`open`, +1), closed (`open`, -1) or turned away at the limit (`refused`, +1).
     fn connections(&self, state: &'static str, delta: i64);
+    /// A call was made on a secret that has been replaced and will end.
+    fn deprecated_key(&self);
     /// Time spent in one of our own phases: `auth`, `limit`, `route`.
     fn overhead(&self, phase: &'static str, spent: Micros);
 }

@@ -3,24 +3,27 @@
 //! Holds state, decides nothing: the decisions are in `logic/`, the steps in `stages/`.
 
 use crate::config::snapshot::{Backend, Policy, Pool, Secret, Snapshot};
-use crate::domain::fault::RETRY_SOON;
-use crate::domain::ids::PoolId;
+use crate::domain::fault::{Fault, RETRY_SOON};
+use crate::domain::ids::{KeyId, PoolId};
 use crate::domain::refusal::Refusal;
+use crate::logic::access::directory::Directory;
 use crate::logic::routing::book::{BackendFacts, Book};
 use crate::logic::routing::policy::PolicyKind;
 use crate::logic::routing::retry::RetryBudget;
-use crate::ports::{Clock, KeyStore, Observer, QuotaStore, UsageLog};
-use arc_swap::ArcSwapOption;
+use crate::ports::{Authenticate, Clock, Observer, QuotaStore, UsageLog};
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The ports, as wired by `cli/`.
 pub struct Services {
-    /// Key stores by the name of their authenticator.
-    pub keys: BTreeMap<String, Arc<dyn KeyStore>>,
+    /// Authenticators by name.
+    pub auth: BTreeMap<String, Arc<dyn Authenticate>>,
+    /// Who there is; swapped whole when the store changes.
+    pub directory: Arc<ArcSwap<Directory>>,
     /// Limits.
     pub quota: Arc<dyn QuotaStore>,
     /// Slot table and spool.
@@ -45,8 +48,28 @@ pub struct Runtime {
     pub bodies: Budget,
     /// Set on TERM: `/ready` fails, connections are not kept.
     pub draining: Arc<AtomicBool>,
-    /// Becomes true when the drain deadline has passed: what still runs ends with a terminal event.
-    pub abort: tokio::sync::watch::Receiver<bool>,
+    /// What must end before its time; it ends with a terminal event.
+    pub abort: tokio::sync::watch::Receiver<Abort>,
+}
+
+/// Which requests must end before their time.
+#[derive(Clone, Debug, Default)]
+pub struct Abort {
+    /// The drain deadline has passed: all of them.
+    pub all: bool,
+    /// Keys that were revoked with `terminate_streams`: theirs.
+    pub keys: Arc<HashSet<KeyId>>,
+}
+
+impl Abort {
+    /// Why a request of this key must end, if it must.
+    #[must_use]
+    pub fn reason(&self, key: Option<&KeyId>) -> Option<Fault> {
+        if self.all {
+            return Some(Fault::Shutdown);
+        }
+        key.filter(|key| self.keys.contains(*key)).map(|_| Fault::Revoked)
+    }
 }
 
 /// Most bytes of request bodies that are buffered at once, all requests together.

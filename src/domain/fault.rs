@@ -28,6 +28,8 @@ pub enum Fault {
     Malformed,
     /// Weir is going down and the drain deadline has passed.
     Shutdown,
+    /// The caller's key was revoked together with its streams.
+    Revoked,
 }
 
 impl Fault {
@@ -46,6 +48,7 @@ impl Fault {
             Self::ErrorEvent => "error_event",
             Self::Malformed => "malformed",
             Self::Shutdown => "shutdown",
+            Self::Revoked => "revoked",
         }
     }
 
@@ -64,6 +67,7 @@ impl Fault {
             Self::ErrorEvent,
             Self::Malformed,
             Self::Shutdown,
+            Self::Revoked,
         ];
         all.into_iter().find(|fault| fault.outcome() == outcome)
     }
@@ -81,6 +85,7 @@ impl Fault {
             Self::Auth(_) => Refusal::UpstreamAuthError,
             Self::FirstByte | Self::Idle | Self::Total => Refusal::UpstreamTimeout,
             Self::Shutdown => Refusal::ShuttingDown,
+            Self::Revoked => Refusal::InvalidApiKey,
             _ => Refusal::UpstreamError,
         }
     }
@@ -91,6 +96,7 @@ impl Fault {
         match self {
             Self::FirstByte | Self::Idle | Self::Total => "upstream_timeout",
             Self::Shutdown => "server_shutdown",
+            Self::Revoked => "key_revoked",
             _ => "upstream_stream_interrupted",
         }
     }

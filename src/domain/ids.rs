@@ -76,6 +76,10 @@ name_type!(
     /// A named set of limits.
     PlanId
 );
+name_type!(
+    /// A named set of permissions.
+    RoleId
+);
 
 /// One client request: a UUIDv7, the value of `x-request-id` and the primary key of its usage record.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize)]

@@ -1,6 +1,6 @@
 //! Limits: what a plan allows, and the quota figures that callers are told.
 
-use super::ids::{KeyId, TenantId};
+use super::ids::{KeyId, TeamId, TenantId, UserId};
 use super::units::{Micros, Tokens};
 use std::sync::Arc;
 
@@ -73,6 +73,10 @@ pub struct Plan {
 pub enum Scope {
     /// One key alone.
     Key(KeyId),
+    /// All keys of a user together, within its tenant.
+    User(TenantId, UserId),
+    /// All keys of a team together, within its tenant.
+    Team(TenantId, TeamId),
     /// All keys of a tenant together.
     Tenant(TenantId),
 }
@@ -83,6 +87,8 @@ impl Scope {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Key(_) => "key",
+            Self::User(..) => "user",
+            Self::Team(..) => "team",
             Self::Tenant(_) => "tenant",
         }
     }
@@ -93,7 +99,7 @@ impl Scope {
 pub struct QuotaAsk {
     /// The tenant, which also names the shard that holds all of the request's scopes.
     pub tenant: TenantId,
-    /// The plans in force with the scope at which each counts; at most two (tenant, key).
+    /// The plans in force with the scope at which each counts; at most four (tenant, team, user, key).
     pub plans: Vec<(Scope, Arc<Plan>)>,
     /// Names the (tenant, model) output estimate.
     pub model: Arc<str>,
@@ -123,7 +129,7 @@ pub struct Denial {
     pub dimension: Dimension,
     /// Rule name.
     pub rule: Arc<str>,
-    /// `key` or `tenant`.
+    /// `key`, `user`, `team` or `tenant`.
     pub scope: &'static str,
     /// Time until the request would be admitted; `None`: it can never fit.
     pub retry_after: Option<Micros>,

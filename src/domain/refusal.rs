@@ -12,6 +12,13 @@ pub enum Refusal {
     ApiKeyExpired,
     /// The key is switched off.
     ApiKeyDisabled,
+    /// A token of an identity provider that does not hold: one answer for every reason.
+    InvalidToken,
+    /// A role, a scope, a rule or a restriction of the key forbids it.
+    InsufficientPermissions {
+        /// Which one, for the log; never told to the caller.
+        rule: std::sync::Arc<str>,
+    },
     /// Two different credentials in one request.
     AmbiguousCredentials,
     /// Unknown model, or one that the caller may not use.
@@ -104,7 +111,8 @@ impl Refusal {
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {
-            Self::InvalidApiKey | Self::ApiKeyExpired | Self::ApiKeyDisabled => 401,
+            Self::InvalidApiKey | Self::InvalidToken | Self::ApiKeyExpired | Self::ApiKeyDisabled => 401,
+            Self::InsufficientPermissions { .. } => 403,
             Self::AmbiguousCredentials
             | Self::InvalidJson { .. }
             | Self::MissingParameter { .. }
@@ -136,6 +144,8 @@ impl Refusal {
             Self::InvalidApiKey => "invalid_api_key",
             Self::ApiKeyExpired => "api_key_expired",
             Self::ApiKeyDisabled => "api_key_disabled",
+            Self::InvalidToken => "invalid_token",
+            Self::InsufficientPermissions { .. } => "insufficient_permissions",
             Self::AmbiguousCredentials => "ambiguous_credentials",
             Self::ModelNotFound { .. } => "model_not_found",
             Self::InvalidJson { .. } => "invalid_json",

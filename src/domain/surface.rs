@@ -15,6 +15,8 @@ pub enum Surface {
     AnthropicMessages,
     /// `GET /v1/models` and `/v1/models/{model}`, answered by Weir
     Models,
+    /// `GET /v1/me` and `/v1/me/usage`, answered by Weir
+    Me,
     /// Anything else that a route matches: forwarded as it came
     Http,
 }
@@ -39,6 +41,7 @@ impl Surface {
             ("POST", "/v1/embeddings") => Self::OpenAiEmbeddings,
             ("POST", "/v1/messages") => Self::AnthropicMessages,
             ("GET", "/v1/models") => Self::Models,
+            ("GET", "/v1/me" | "/v1/me/usage") => Self::Me,
             ("GET", path) if path.starts_with("/v1/models/") => Self::Models,
             _ => Self::Http,
         }
@@ -48,6 +51,12 @@ impl Surface {
     #[must_use]
     pub fn dialect_of(path: &str) -> Dialect {
         if path == "/v1/messages" || path.starts_with("/v1/messages/") { Dialect::Anthropic } else { Dialect::OpenAi }
+    }
+
+    /// True on paths where a key may be in the query, `?key=` (semantics.md §4: Gemini's clients send it there).
+    #[must_use]
+    pub fn takes_key_in_query(path: &str) -> bool {
+        path.starts_with("/v1beta/models/")
     }
 
     /// The name in the usage record (semantics.md §5).
@@ -60,6 +69,7 @@ impl Surface {
             Self::OpenAiEmbeddings => "openai.embeddings",
             Self::AnthropicMessages => "anthropic.messages",
             Self::Models => "openai.models",
+            Self::Me => "weir.me",
             Self::Http => "http",
         }
     }
@@ -67,7 +77,7 @@ impl Surface {
     /// True where the body is a model call that Weir reads, meters and routes by content.
     #[must_use]
     pub fn is_llm(self) -> bool {
-        !matches!(self, Self::Models | Self::Http)
+        !matches!(self, Self::Models | Self::Me | Self::Http)
     }
 
     /// `gen_ai.operation.name` of the OpenTelemetry GenAI conventions.
@@ -76,7 +86,7 @@ impl Surface {
         match self {
             Self::OpenAiCompletions => "text_completion",
             Self::OpenAiEmbeddings => "embeddings",
-            Self::Http | Self::Models => "http",
+            Self::Http | Self::Models | Self::Me => "http",
             _ => "chat",
         }
     }

@@ -2,6 +2,7 @@
 //! Decides nothing about who may do what.
 
 pub mod error_body;
+pub mod identity;
 pub mod json;
 pub mod scan;
 pub mod splice;
@@ -9,3 +10,4 @@ pub mod sse;
 pub mod stream_kind;
 pub mod strict;
 pub mod timing;
+pub mod unambiguous;

@@ -1,12 +1,15 @@
 //! The form of an API key: `sk-<tag>-<12 id>-<43 secret><6 crc>` (semantics.md §4). Decides whether text is a key
 //! and makes keys out of random bytes; does not know whether a key exists, and draws no randomness itself.
 
+use super::digest::Digest;
 use crate::domain::ids::KeyId;
 use std::fmt;
 use zeroize::Zeroizing;
 
 /// Bytes of a presented credential that are looked at; anything longer is no key.
 pub const MAX_KEY_BYTES: usize = 128;
+/// Bytes of another system's key at least: shorter ones could be guessed.
+pub const MIN_FOREIGN_BYTES: usize = 16;
 /// Letters of a key id.
 pub const ID_LEN: usize = 12;
 /// Letters of a secret: 43 × log2(62) = 256.03 bit.
@@ -94,6 +97,35 @@ pub fn parse_id(text: &str) -> Option<IdBytes> {
     is_base62(&id).then_some(id)
 }
 
+/// True for what may be the key of another system, as it is imported by its hash: [`MIN_FOREIGN_BYTES`] to
+/// [`MAX_KEY_BYTES`] bytes of visible ASCII. Three parts with dots between them are a token and no key.
+#[must_use]
+pub fn may_be_foreign(presented: &[u8]) -> bool {
+    (MIN_FOREIGN_BYTES..=MAX_KEY_BYTES).contains(&presented.len())
+        && presented.iter().all(u8::is_ascii_graphic)
+        && presented.iter().filter(|byte| **byte == b'.').count() != 2
+}
+
+/// The id of a key that does not carry one: the first 16 bytes of its SHA-256 as a number, most significant byte first,
+/// modulo 62^12, as twelve digits of base 62 (`0-9A-Za-z`).
+#[must_use]
+pub fn id_of_hash(sha256: &Digest) -> IdBytes {
+    let mut rest = sha256.0.iter().take(16).fold(0u128, |number, byte| number << 8 | u128::from(*byte));
+    let mut id = IdBytes::default();
+    for slot in id.iter_mut().rev() {
+        *slot = ALPHABET[(rest % 62) as usize];
+        rest /= 62;
+    }
+    id
+}
+
+/// An id as the rest of the program knows it. Ids are letters and digits: [`parse_id`], [`parse`] and [`id_of_hash`]
+/// make no other.
+#[must_use]
+pub fn key_id(id: &IdBytes) -> KeyId {
+    KeyId::new(std::str::from_utf8(id).unwrap_or_default())
+}
+
 /// Makes a key. `random` are [`RANDOM_BYTES`] bytes of the operating system's generator; letters are drawn by
 /// rejection, so each is equally likely.
 ///
@@ -105,12 +137,28 @@ pub fn generate(tag: &str, random: &[u8]) -> Result<FreshKey, GenerateError> {
     }
     let mut letters = random.iter().filter(|byte| **byte < UNBIASED_BELOW).map(|byte| letter(u32::from(*byte)));
     let id: String = letters.by_ref().take(ID_LEN).collect();
+    whole(tag, &id, letters)
+}
+
+/// Makes a new secret for a key that keeps its id: a rotation. `random` as for [`generate`].
+///
+/// # Errors
+/// [`GenerateError`].
+pub fn renew(tag: &str, id: &KeyId, random: &[u8]) -> Result<FreshKey, GenerateError> {
+    if !is_tag(tag.as_bytes()) {
+        return Err(GenerateError::BadTag);
+    }
+    let letters = random.iter().filter(|byte| **byte < UNBIASED_BELOW).map(|byte| letter(u32::from(*byte)));
+    whole(tag, id.as_str(), letters)
+}
+
+fn whole(tag: &str, id: &str, letters: impl Iterator<Item = char>) -> Result<FreshKey, GenerateError> {
     // Grown once, to its full size: a reallocation would leave a copy of the secret behind.
     let mut text = Zeroizing::new(String::with_capacity(MAX_KEY_BYTES));
     text.push_str("sk-");
     text.push_str(tag);
     text.push('-');
-    text.push_str(&id);
+    text.push_str(id);
     text.push('-');
     let before = text.len();
     text.extend(letters.take(SECRET_LEN));
@@ -119,7 +167,7 @@ pub fn generate(tag: &str, random: &[u8]) -> Result<FreshKey, GenerateError> {
     }
     let crc = crc_letters(text.as_bytes());
     text.extend(crc.into_iter().map(char::from));
-    Ok(FreshKey { id: KeyId::new(&id), text })
+    Ok(FreshKey { id: KeyId::new(id), text })
 }
 
 fn split_tail(text: &[u8], tail: usize) -> Result<(&[u8], &[u8]), Malformed> {
@@ -166,6 +214,17 @@ mod tests {
     }
 
     #[test]
+    fn a_renewed_key_keeps_its_id_and_nothing_else() {
+        let id = KeyId::new("0123456789AB");
+        let text = |random: u8| renew("weir", &id, &[random; RANDOM_BYTES]).expect("a key").text;
+        let (one, other) = (text(1), text(2));
+        assert_eq!(parse(one.as_bytes()).map(|key| key.id), Ok(*b"0123456789AB"), "a key, with this id");
+        assert_ne!(one, other, "another secret");
+        assert_eq!(renew("", &id, &[1; RANDOM_BYTES]).err(), Some(GenerateError::BadTag), "and a tag");
+        assert!(renew("weir", &id, &[1; 42]).is_err(), "and all of a secret");
+    }
+
+    #[test]
     fn a_checksum_of_few_digits_is_padded_with_zeros_in_front() {
         assert_eq!(&crc_letters(b""), b"000000", "CRC-32 of nothing is 0");
     }
@@ -196,6 +255,33 @@ mod tests {
     fn anything_longer_than_the_bound_is_no_key() {
         let long = format!("{GOLDEN}{}", "0".repeat(MAX_KEY_BYTES));
         assert_eq!(parse(long.as_bytes()), Err(Malformed), "129 bytes and more are not looked at");
+    }
+
+    /// Made with Python: `int.from_bytes(hashlib.sha256(key).digest()[:16], "big") % 62**12` in base 62.
+    #[test]
+    fn the_id_of_another_systems_key_is_that_of_another_implementation() {
+        let id = id_of_hash(&super::super::digest::plain(b"sk-4Hs8_kQz-1aBcDeFgHiJkLm"));
+        assert_eq!(key_id(&id).as_str(), "mGSRYZVR0p9V", "whoever has the hash can tell the id");
+        assert_eq!(parse_id("mGSRYZVR0p9V"), Some(id), "which is one like any other");
+        assert_eq!(&id_of_hash(&Digest([0; 32])), b"000000000000", "padded with zeros in front");
+    }
+
+    #[test]
+    fn tokens_and_what_is_too_short_too_long_or_not_visible_are_no_keys_of_other_systems() {
+        let long = "x".repeat(MAX_KEY_BYTES);
+        for (text, may) in [
+            ("sk-4Hs8_kQz-1aBcDeFgHiJkLm", true),
+            ("0123456789abcdef", true),
+            ("0123456789abcde", false),
+            (&long, true),
+            (&format!("{long}x"), false),
+            ("eyJhbGciOi.eyJzdWIiOi.c2lnbmF0dXJl", false),
+            ("a.key.with.more.dots.than.a.token", true),
+            ("a key with a blank in it", false),
+            ("kein-sichtbares-äscii", false),
+        ] {
+            assert_eq!(may_be_foreign(text.as_bytes()), may, "{text}");
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Which credential does a request carry? Decides which header counts and refuses what is not one single credential;
-//! whether the credential is any good is not its matter.
+//! Which credential does a request carry? Decides which headers and query parameters count and refuses what is not one
+//! single credential; whether the credential is any good is not its matter.
 
 use crate::domain::refusal::Refusal;
 use http::header::{AUTHORIZATION, HeaderMap};
@@ -28,28 +28,90 @@ impl fmt::Debug for Presented<'_> {
     }
 }
 
-/// Finds the one credential of a request in the headers `names`. The same one given twice is one. An empty header
-/// carries none.
-///
-/// # Errors
-/// [`Refusal::InvalidApiKey`] where a header cannot be read as one credential (`Bearer a, Bearer b`, another scheme),
-/// [`Refusal::AmbiguousCredentials`] where two are well-formed and differ.
-pub fn credentials<'a>(headers: &'a HeaderMap, names: &[String]) -> Result<Option<Presented<'a>>, Refusal> {
-    let mut found: Option<Presented<'a>> = None;
-    let mut differ = false;
-    for name in names {
-        let bearer = name.eq_ignore_ascii_case(AUTHORIZATION.as_str());
-        for value in headers.get_all(name.as_str()) {
-            let value = value.as_bytes().trim_ascii();
-            if value.is_empty() {
-                continue;
+/// What a request carries in the places that were looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Found<'a> {
+    /// A well-formed credential; of several the last.
+    pub presented: Option<Presented<'a>>,
+    /// Two are well-formed and differ.
+    pub differ: bool,
+    /// A place cannot be read as one credential (`Bearer a, Bearer b`, another scheme).
+    pub malformed: bool,
+}
+
+impl<'a> Found<'a> {
+    /// Looks into headers. The same credential given twice is one. An empty header carries none.
+    #[must_use]
+    pub fn and_headers(mut self, headers: &'a HeaderMap, names: &[String]) -> Self {
+        for name in names {
+            let bearer = name.eq_ignore_ascii_case(AUTHORIZATION.as_str());
+            for value in headers.get_all(name.as_str()) {
+                let value = value.as_bytes().trim_ascii();
+                if !value.is_empty() {
+                    let value = if bearer { behind_scheme(value) } else { Ok(value) };
+                    self.add(value.and_then(single));
+                }
             }
-            let presented = single(if bearer { behind_scheme(value)? } else { value })?;
-            differ |= found.is_some_and(|first| first != presented);
-            found = Some(presented);
+        }
+        self
+    }
+
+    /// Looks into the parameters `key` of a query. An escaped one is not read: no key needs escapes.
+    #[must_use]
+    pub fn and_query(mut self, query: &'a str) -> Self {
+        for value in key_parameters(query).filter(|value| !value.is_empty()) {
+            self.add(single(value.as_bytes()));
+        }
+        self
+    }
+
+    /// The one credential, if there is one.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidApiKey`] where a place cannot be read, [`Refusal::AmbiguousCredentials`] where two differ.
+    pub fn one(self) -> Result<Option<Presented<'a>>, Refusal> {
+        match self {
+            Self { malformed: true, .. } => Err(Refusal::InvalidApiKey),
+            Self { differ: true, .. } => Err(Refusal::AmbiguousCredentials),
+            Self { presented, .. } => Ok(presented),
         }
     }
-    if differ { Err(Refusal::AmbiguousCredentials) } else { Ok(found) }
+
+    fn add(&mut self, value: Result<Presented<'a>, Refusal>) {
+        let Ok(presented) = value else {
+            self.malformed = true;
+            return;
+        };
+        self.differ |= self.presented.is_some_and(|first| first != presented);
+        self.presented = Some(presented);
+    }
+}
+
+/// Finds the one credential of a request in the headers `names`.
+///
+/// # Errors
+/// As [`Found::one`].
+pub fn credentials<'a>(headers: &'a HeaderMap, names: &[String]) -> Result<Option<Presented<'a>>, Refusal> {
+    Found::default().and_headers(headers, names).one()
+}
+
+/// The raw values of the parameters named `key`, however the name is escaped.
+fn key_parameters(query: &str) -> impl Iterator<Item = &str> {
+    query
+        .split('&')
+        .filter(|pair| is_key_parameter(pair))
+        .map(|pair| pair.split_once('=').map_or("", |(_, value)| value))
+}
+
+fn is_key_parameter(pair: &str) -> bool {
+    url::form_urlencoded::parse(pair.as_bytes()).next().is_some_and(|(name, _)| name == "key")
+}
+
+/// A query without its parameters `key`; `None`: nothing is left. The other parameters stay as they were written.
+#[must_use]
+pub fn without_key(query: &str) -> Option<String> {
+    let kept: Vec<&str> = query.split('&').filter(|pair| !is_key_parameter(pair)).collect();
+    (!kept.is_empty()).then(|| kept.join("&"))
 }
 
 /// What stands behind `Bearer `; the scheme is case-insensitive (RFC 9110 §11.1).
@@ -143,6 +205,31 @@ mod tests {
         headers.append("x-api-key", HeaderValue::from_static("k1"));
         let found = credentials(&headers, &["x-api-key".to_owned()]);
         assert_eq!(found.map(|presented| presented.map(|p| p.bytes().to_vec())), Ok(Some(b"k1".to_vec())));
+    }
+
+    fn in_query(query: &str) -> Result<Option<String>, Refusal> {
+        let found = Found::default().and_query(query).one()?;
+        Ok(found.map(|presented| String::from_utf8(presented.bytes().to_vec()).expect("ASCII")))
+    }
+
+    #[test]
+    fn a_query_carries_a_key_however_its_name_is_escaped() {
+        assert_eq!(in_query("alt=sse&key=k1"), Ok(Some("k1".into())), "plain");
+        assert_eq!(in_query("k%65y=k1"), Ok(Some("k1".into())), "escaped");
+        assert_eq!(in_query("alt=sse&key=&keys=k2"), Ok(None), "an empty one, and another name");
+        assert_eq!(in_query("key=k1&key=k2"), Err(Refusal::AmbiguousCredentials), "two that differ");
+        assert_eq!(in_query("key=k1,k2"), Err(Refusal::InvalidApiKey), "a list");
+        let headers =
+            HeaderMap::from_iter([(HeaderName::from_static("x-goog-api-key"), HeaderValue::from_static("k2"))]);
+        let both = Found::default().and_headers(&headers, &defaults()).and_query("key=k1").one();
+        assert_eq!(both, Err(Refusal::AmbiguousCredentials), "a header and a query that differ");
+    }
+
+    #[test]
+    fn a_query_loses_its_keys_and_nothing_else() {
+        assert_eq!(without_key("a=%20b&key=k1&k%65y=k2&c"), Some("a=%20b&c".into()), "the rest as it was written");
+        assert_eq!(without_key("key=k1"), None, "nothing is left");
+        assert_eq!(without_key("keys=1&monkey=2"), Some("keys=1&monkey=2".into()), "other names stay");
     }
 
     #[test]

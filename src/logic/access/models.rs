@@ -1,8 +1,8 @@
-//! May this caller use this model? The tenant's list and the key's list must both allow it. Decides no more than
-//! that: which pool serves the model is routing's.
+//! May this caller use this model? The lists of tenant, team, user, roles and key must all allow it. Decides no more
+//! than that: which pool serves the model is routing's.
 
-use crate::domain::principal::Principal;
 use globset::GlobSet;
+use std::sync::Arc;
 
 /// Patterns on one key at most.
 pub const MAX_PATTERNS: usize = 64;
@@ -29,12 +29,26 @@ pub enum BadPattern {
     DoubleStar,
 }
 
-/// True if tenant and key both allow the model. `tenant` is the tenant's compiled list; `None`: no restriction.
-/// A key's list that is empty allows nothing.
-#[must_use]
-pub fn may_use(principal: &Principal, tenant: Option<&GlobSet>, model: &str) -> bool {
-    let by_tenant = tenant.is_none_or(|globs| globs.is_match(model));
-    by_tenant && principal.models.as_ref().is_none_or(|list| list.iter().any(|pattern| matches(pattern, model)))
+/// The model lists that hold for a caller. `None` restricts nothing, an empty list allows nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Lists<'a> {
+    /// The tenant's, compiled.
+    pub tenant: Option<&'a GlobSet>,
+    /// The team's, the user's, the credential's.
+    pub own: [Option<&'a [String]>; 3],
+    /// Those of the roles, of which one must allow the model.
+    pub roles: Option<Vec<&'a Arc<[String]>>>,
+}
+
+impl Lists<'_> {
+    /// True if every level allows the model.
+    #[must_use]
+    pub fn allow(&self, model: &str) -> bool {
+        let allows = |list: &[String]| list.iter().any(|pattern| matches(pattern, model));
+        self.tenant.is_none_or(|globs| globs.is_match(model))
+            && self.own.iter().flatten().all(|list| allows(list))
+            && self.roles.as_ref().is_none_or(|lists| lists.iter().any(|list| allows(list)))
+    }
 }
 
 /// Checks the patterns of a key before it is made. They are a part of what the configuration's globs can say, with
@@ -65,7 +79,8 @@ fn check_pattern(pattern: &str) -> Result<(), BadPattern> {
 
 /// `*` is any run of bytes, `?` any one byte (as in globset, whose expressions are on bytes), `/` is a letter like
 /// others. At most |pattern| × |model| steps.
-fn matches(pattern: &str, model: &str) -> bool {
+#[must_use]
+pub fn matches(pattern: &str, model: &str) -> bool {
     let (mut wanted, mut left) = (pattern.as_bytes(), model.as_bytes());
     // What follows the last star, and from where it was tried.
     let mut star: Option<(&[u8], &[u8])> = None;
@@ -95,7 +110,6 @@ mod tests {
     use super::*;
     use globset::{Glob, GlobSetBuilder};
     use proptest::prelude::*;
-    use std::sync::Arc;
 
     fn globs(pattern: &str) -> GlobSet {
         let mut set = GlobSetBuilder::new();
@@ -103,28 +117,40 @@ mod tests {
         set.build().expect("a set")
     }
 
-    fn key_with(patterns: &[&str]) -> Principal {
-        let list: Arc<[String]> = patterns.iter().map(ToString::to_string).collect();
-        Principal { models: Some(list), ..Principal::anonymous() }
+    fn list(patterns: &[&str]) -> Vec<String> {
+        patterns.iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn without_lists_every_model_is_allowed() {
-        assert!(may_use(&Principal::anonymous(), None, "anything"), "no list restricts nothing");
+        assert!(Lists::default().allow("anything"), "no list restricts nothing");
     }
 
     #[test]
-    fn both_lists_must_allow_the_model() {
-        let tenant = globs("llama-*");
-        let key = key_with(&["llama-3*", "gpt-4o"]);
-        assert!(may_use(&key, Some(&tenant), "llama-3.1-8b"), "in both");
-        assert!(!may_use(&key, Some(&tenant), "gpt-4o"), "only on the key's list");
-        assert!(!may_use(&key, Some(&tenant), "llama-2"), "only on the tenant's list");
+    fn every_level_must_allow_the_model() {
+        let (tenant, some) = (globs("llama-*"), list(&["llama-3*", "gpt-4o"]));
+        for level in 0..3 {
+            let mut lists = Lists { tenant: Some(&tenant), ..Lists::default() };
+            lists.own[level] = Some(&some);
+            assert!(lists.allow("llama-3.1-8b"), "in both lists, level {level}");
+            assert!(!lists.allow("gpt-4o"), "not on the tenant's list, level {level}");
+            assert!(!lists.allow("llama-2"), "only on the tenant's list, level {level}");
+        }
     }
 
     #[test]
-    fn an_empty_list_on_the_key_allows_nothing() {
-        assert!(!may_use(&key_with(&[]), None, "llama"), "an empty list is not an absent one");
+    fn one_of_the_roles_must_allow_the_model() {
+        let (llama, gpt): (Arc<[String]>, Arc<[String]>) = (list(&["llama-*"]).into(), list(&["gpt-*"]).into());
+        let lists = Lists { roles: Some(vec![&llama, &gpt]), ..Lists::default() };
+        assert!(lists.allow("llama-3") && lists.allow("gpt-4o"), "what any role allows");
+        assert!(!lists.allow("mistral"), "and nothing else");
+        assert!(!Lists { roles: Some(vec![]), ..Lists::default() }.allow("llama-3"), "no role allows nothing");
+    }
+
+    #[test]
+    fn an_empty_list_allows_nothing() {
+        let lists = Lists { own: [None, None, Some(&[])], ..Lists::default() };
+        assert!(!lists.allow("llama"), "an empty list is not an absent one");
     }
 
     #[test]

@@ -89,6 +89,7 @@ fn openai_type(refusal: &Refusal) -> &'static str {
         Refusal::Limited(_) => "requests",
         // 501 and 505 too: the head is the client's.
         Refusal::MalformedRequest { .. } => "invalid_request_error",
+        Refusal::InsufficientPermissions { .. } => "permission_error",
         _ if refusal.status() >= 500 => "server_error",
         _ => "invalid_request_error",
     }
@@ -114,6 +115,10 @@ fn message(refusal: &Refusal) -> String {
         Refusal::InvalidApiKey => "No valid API key was given. Send one as `Authorization: Bearer <key>`.".into(),
         Refusal::ApiKeyExpired => "This API key has expired. Ask your administrator for a new one.".into(),
         Refusal::ApiKeyDisabled => "This API key is disabled. Ask your administrator to enable it.".into(),
+        Refusal::InvalidToken => "The token is not valid here. Get a new one from your identity provider.".into(),
+        Refusal::InsufficientPermissions { .. } => {
+            "You are not permitted to do this. Ask your administrator for a role that is.".into()
+        }
         Refusal::AmbiguousCredentials => "The request carries two different credentials. Send exactly one.".into(),
         Refusal::ModelNotFound { model } => {
             let model: String = model.chars().take(MAX_MODEL).collect();

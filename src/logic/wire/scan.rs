@@ -86,7 +86,7 @@ fn prompt_members(surface: Surface) -> &'static [&'static str] {
         Surface::OpenAiResponses => &["tools", "instructions", "input"],
         Surface::OpenAiEmbeddings => &["input"],
         Surface::AnthropicMessages => &["tools", "system", "messages"],
-        Surface::Models | Surface::Http => &[],
+        Surface::Models | Surface::Me | Surface::Http => &[],
     }
 }
 

@@ -24,7 +24,7 @@ impl StreamKind {
             Surface::OpenAiCompletions => Some(Self::Completions),
             Surface::OpenAiResponses => Some(Self::Responses),
             Surface::AnthropicMessages => Some(Self::Anthropic),
-            Surface::OpenAiEmbeddings | Surface::Models | Surface::Http => None,
+            Surface::OpenAiEmbeddings | Surface::Models | Surface::Me | Surface::Http => None,
         }
     }
 }

@@ -261,6 +261,12 @@ fn is_one_of(name: &str, list: &[&str]) -> bool {
     list.iter().any(|known| known.len() == name.len() && name.bytes().map(swap).eq(known.bytes()))
 }
 
+/// True where two header names are the same to someone who maps `_` to `-`; in any case.
+#[must_use]
+pub fn same_name(one: &str, other: &str) -> bool {
+    one.len() == other.len() && one.bytes().map(swap).eq(other.bytes().map(swap))
+}
+
 /// True for headers that end at this hop (RFC 9110 §7.6.1), and `expect`, which Weir answers itself. What a
 /// `Connection` header nominates must be removed as well: see [`nominated`].
 #[must_use]
@@ -441,6 +447,10 @@ mod tests {
         for name in ["Authorization", "x_api_key", "X-Forwarded-For", "x_forwarded_host", "X-USER-id", "Forwarded"] {
             assert!(spoofed(name), "{name}");
         }
+        for name in ["x-weir-tenant", "X-Weir-User", "x_weir_key", "x-weir_signature", "X_WEIR-TEAM", "x-weir-"] {
+            assert!(spoofed(name), "{name} is ours to say");
+        }
+        assert!(same_name("X_My-Key", "x-my_key") && !same_name("x-my-key", "x-my-keys"), "one name in many spellings");
         assert!(!spoofed("content-type") && !spoofed("x-user") && !spoofed("x-sim-fault"), "others pass");
         assert!(hop_by_hop("Transfer_Encoding") && hop_by_hop("TE") && !hop_by_hop("accept"), "hop by hop");
         assert!(nominated("close, X-Tenant-Id", "x-tenant-id") && !nominated("close", "x"), "nomination");
