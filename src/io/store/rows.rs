@@ -1,14 +1,52 @@
-//! Keys to rows and back. Decides how a key is written down; a row that cannot be read is reported, never guessed.
+//! Table of values: what a store holds, as its callers see it. Decides no more than a key's standing; how values are
+//! written down is `keys`, `tenancy`, `plans` and `audit`.
 
-use super::error::{MAX_KEYS, StoreError};
 use crate::domain::ids::KeyId;
-use crate::domain::units::WallMicros;
-use crate::logic::access::api_key;
-use crate::logic::access::digest::{DIGEST_LEN, Digest, SecretHash};
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use crate::domain::units::{NanoUsd, WallMicros};
+use crate::logic::access::digest::SecretHash;
+use ipnet::IpNet;
+use std::time::Duration;
 
-const KIND_PEPPERED: &str = "hmac-sha256";
-const KIND_PLAIN: &str = "sha256";
+/// Which state of which store: nothing changes in a store without a new stamp.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stamp {
+    /// The store, by a random name that it was given when it was made.
+    pub store: String,
+    /// Changes so far.
+    pub epoch: i64,
+    /// Drawn anew by each change: tells apart two histories that count alike (a backup was put back, and changed).
+    pub mark: i64,
+}
+
+/// One thing that a follower of the store is told.
+#[derive(Clone, Debug)]
+pub enum Row {
+    /// Forget everything: what follows is all there is. Comes first or not at all.
+    Reset,
+    /// A key, new or changed. Keys are never deleted.
+    Key(StoredKey),
+    /// A tenant, new, changed or deleted.
+    Tenant(StoredTenant),
+    /// A team, new, changed or deleted.
+    Team(StoredMember),
+    /// A user, new, changed or deleted.
+    User(StoredMember),
+    /// A plan, new, changed or deleted.
+    Plan(StoredPlan),
+    /// A row that cannot be read: what it was about is refused, the others are not.
+    Broken(BrokenRow),
+}
+
+/// A row that cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BrokenRow {
+    /// `key`, `tenant`, `team`, `user`, `plan`, `budget`, `audit`.
+    pub what: &'static str,
+    /// Which one; of a team or user `TENANT/ID`.
+    pub id: String,
+    /// What is wrong with it; never its content.
+    pub fault: String,
+}
 
 /// What an operator has decided about a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,25 +76,104 @@ pub struct NewKey {
     pub name: Option<String>,
     /// Model patterns; `None`: all that the tenant may use.
     pub models: Option<Vec<String>>,
+    /// Path patterns; `None`: all.
+    pub endpoints: Option<Vec<String>>,
+    /// Client networks; `None`: all.
+    pub addresses: Option<Vec<IpNet>>,
     /// A plan of its own.
     pub plan: Option<String>,
-    /// Its role.
-    pub role: Option<String>,
+    /// Its roles; `None`: nothing is said of roles.
+    pub roles: Option<Vec<String>>,
     /// When it ends; `None`: never.
     pub expires_at: Option<WallMicros>,
 }
 
-/// One secret of a key.
+impl NewKey {
+    /// A key with no name, restriction or end.
+    #[must_use]
+    pub fn of(key_id: KeyId, hash: SecretHash, tenant: &str) -> Self {
+        Self {
+            key_id,
+            hash,
+            tenant: tenant.to_owned(),
+            team: None,
+            user: None,
+            name: None,
+            models: None,
+            endpoints: None,
+            addresses: None,
+            plan: None,
+            roles: None,
+            expires_at: None,
+        }
+    }
+}
+
+/// What is to change on a key; `None` leaves as it is, `Some(None)` takes away.
+#[derive(Clone, Debug, Default)]
+pub struct KeyEdit {
+    /// Its team.
+    pub team: Option<Option<String>>,
+    /// Its user.
+    pub user: Option<Option<String>>,
+    /// Its name.
+    pub name: Option<Option<String>>,
+    /// Model patterns.
+    pub models: Option<Option<Vec<String>>>,
+    /// Path patterns.
+    pub endpoints: Option<Option<Vec<String>>>,
+    /// Client networks.
+    pub addresses: Option<Option<Vec<IpNet>>>,
+    /// Its plan.
+    pub plan: Option<Option<String>>,
+    /// Its roles.
+    pub roles: Option<Option<Vec<String>>>,
+    /// When it ends.
+    pub expires_at: Option<Option<WallMicros>>,
+    /// Switched off, or on again.
+    pub disabled: Option<bool>,
+}
+
+/// A new secret for a key.
 #[derive(Clone, Debug)]
+pub struct Rotation {
+    /// What is kept of the new secret.
+    pub hash: SecretHash,
+    /// How long the secret before it stays good; zero: it ends at once. At most [`MAX_GRACE`].
+    pub grace: Duration,
+    /// Where two secrets are good already: end the older of them, in place of a conflict.
+    pub forced: bool,
+}
+
+/// Grace of a rotation where nothing is said (semantics.md §4).
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(24 * 3_600);
+/// Grace of a rotation at most (semantics.md §4).
+pub const MAX_GRACE: Duration = Duration::from_secs(30 * 86_400);
+
+/// What a revocation does to streams that are open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Streams {
+    /// They run to their end.
+    Finish,
+    /// They are cut.
+    Terminate,
+}
+
+/// One secret of a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoredSecret {
     /// Counts from 1.
     pub generation: u32,
     /// What is kept of it.
     pub hash: SecretHash,
+    /// When it was made.
+    pub created_at: WallMicros,
+    /// It was replaced, and ends then; `None` on the newest.
+    pub valid_until: Option<WallMicros>,
 }
 
 /// A key as it is in the store.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoredKey {
     /// Its id.
     pub key_id: KeyId,
@@ -70,17 +187,27 @@ pub struct StoredKey {
     pub name: Option<String>,
     /// Model patterns; `None`: all that the tenant may use.
     pub models: Option<Vec<String>>,
+    /// Path patterns; `None`: all.
+    pub endpoints: Option<Vec<String>>,
+    /// Client networks; `None`: all.
+    pub addresses: Option<Vec<IpNet>>,
     /// A plan of its own.
     pub plan: Option<String>,
-    /// Its role.
-    pub role: Option<String>,
+    /// Its roles; `None`: nothing is said of roles.
+    pub roles: Option<Vec<String>>,
     /// What an operator has decided.
     pub status: KeyStatus,
+    /// Its open streams are to be cut; only on a revoked key.
+    pub terminate_streams: bool,
     /// When it was made.
     pub created_at: WallMicros,
     /// From when on it is no longer good.
     pub expires_at: Option<WallMicros>,
-    /// Its secrets, oldest first; at least one.
+    /// When it was revoked.
+    pub revoked_at: Option<WallMicros>,
+    /// The change that wrote it last.
+    pub epoch: i64,
+    /// Its secrets, oldest first; at least one. Those whose time is over may still be here.
     pub secrets: Vec<StoredSecret>,
 }
 
@@ -101,137 +228,223 @@ impl StoredKey {
     pub fn generation(&self) -> u32 {
         self.secrets.last().map_or(0, |secret| secret.generation)
     }
-}
 
-/// What was read.
-#[derive(Debug, Default)]
-pub struct Rows {
-    /// The keys, by id.
-    pub keys: Vec<StoredKey>,
-    /// One [`StoreError::BrokenRow`] for each row that is no key: that key is refused, the others are not.
-    pub broken: Vec<StoreError>,
-}
-
-const SELECT: &str = "SELECT k.key_id, k.tenant_id, k.team_id, k.user_id, k.name, k.models, k.plan, k.role, k.status,
-    k.created_at, k.expires_at, s.generation, s.kind, s.hash, s.pepper_id
-    FROM api_keys k JOIN api_key_secrets s ON s.key_id = k.key_id";
-
-/// Every key, by id.
-pub(super) fn all(connection: &Connection) -> Result<Rows, StoreError> {
-    collect(connection, &format!("{SELECT} ORDER BY k.key_id, s.generation"), [])
-}
-
-/// One key.
-pub(super) fn one(connection: &Connection, key_id: &str) -> Result<Option<StoredKey>, StoreError> {
-    let mut rows = collect(connection, &format!("{SELECT} WHERE k.key_id = ?1 ORDER BY s.generation"), [key_id])?;
-    rows.broken.pop().map_or(Ok(rows.keys.pop()), Err)
-}
-
-/// The change counter; an error where the file is no key store.
-pub(super) fn epoch(connection: &Connection) -> Result<i64, StoreError> {
-    let found = connection.query_row("SELECT value FROM key_epoch WHERE id = 1", [], |row| row.get(0)).optional()?;
-    Ok(found.unwrap_or_default())
-}
-
-/// Writes a new key with its first secret.
-pub(super) fn insert(tx: &Transaction<'_>, key: &NewKey, now: WallMicros) -> Result<(), StoreError> {
-    let models = key.models.as_ref().map(|list| serde_json::Value::from(list.clone()).to_string());
-    tx.prepare_cached(
-        "INSERT INTO api_keys (key_id, tenant_id, team_id, user_id, name, models, plan, role, status, created_at,
-         expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'active', ?9, ?10)",
-    )?
-    .execute(params![
-        key.key_id.as_str(),
-        key.tenant,
-        key.team,
-        key.user,
-        key.name,
-        models,
-        key.plan,
-        key.role,
-        now.0,
-        key.expires_at.map(|end| end.0),
-    ])?;
-    let (kind, digest, pepper_id) = match &key.hash {
-        SecretHash::Peppered { pepper_id, digest } => (KIND_PEPPERED, digest, Some(pepper_id)),
-        SecretHash::Plain(digest) => (KIND_PLAIN, digest, None),
-    };
-    tx.prepare_cached(
-        "INSERT INTO api_key_secrets (key_id, generation, kind, hash, pepper_id, created_at)
-         VALUES (?1, 1, ?2, ?3, ?4, ?5)",
-    )?
-    .execute(params![key.key_id.as_str(), kind, digest.0, pepper_id, now.0])?;
-    Ok(())
-}
-
-/// Reads joined rows, ordered by key: neighbours with the same id are generations of one key.
-fn collect(connection: &Connection, sql: &str, bound: impl rusqlite::Params) -> Result<Rows, StoreError> {
-    let mut found = Rows::default();
-    let mut statement = connection.prepare(sql)?;
-    let mut cursor = statement.query(bound)?;
-    while let Some(row) = cursor.next()? {
-        let key_id: String = row.get(0)?;
-        let secret = match secret(row) {
-            Ok(secret) => secret,
-            Err(fault) => {
-                found.broken.push(StoreError::BrokenRow { key_id, fault });
-                continue;
-            }
-        };
-        if let Some(last) = found.keys.last_mut().filter(|last| last.key_id.as_str() == key_id) {
-            last.secrets.push(secret);
-            continue;
-        }
-        if found.keys.len() + found.broken.len() >= MAX_KEYS {
-            return Err(StoreError::TooManyKeys);
-        }
-        match key(row, &key_id, secret) {
-            Ok(key) => found.keys.push(key),
-            Err(fault) => found.broken.push(StoreError::BrokenRow { key_id, fault }),
-        }
+    /// The secret before the newest, while it is still good.
+    #[must_use]
+    pub fn previous(&self, now: WallMicros) -> Option<&StoredSecret> {
+        self.secrets.iter().rev().nth(1).filter(|secret| secret.valid_until.is_some_and(|end| end > now))
     }
-    Ok(found)
 }
 
-fn key(row: &Row<'_>, key_id: &str, secret: StoredSecret) -> Result<StoredKey, String> {
-    api_key::parse_id(key_id).ok_or("its id is not 12 letters or digits")?;
-    let models: Option<String> = get(row, 5)?;
-    let models = models.map(|json| serde_json::from_str(&json)).transpose();
-    let status: String = get(row, 8)?;
-    Ok(StoredKey {
-        key_id: KeyId::new(key_id),
-        tenant: get(row, 1)?,
-        team: get(row, 2)?,
-        user: get(row, 3)?,
-        name: get(row, 4)?,
-        models: models.map_err(|_| "models is not a list of names")?,
-        plan: get(row, 6)?,
-        role: get(row, 7)?,
-        status: match status.as_str() {
-            "active" => KeyStatus::Active,
-            "disabled" => KeyStatus::Disabled,
-            "revoked" => KeyStatus::Revoked,
-            _ => return Err("its status is unknown".to_owned()),
-        },
-        created_at: WallMicros(get(row, 9)?),
-        expires_at: get::<Option<i64>>(row, 10)?.map(WallMicros),
-        secrets: vec![secret],
-    })
+/// What a tenant is to be.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TenantSpec {
+    /// A name for people.
+    pub name: Option<String>,
+    /// Its plan.
+    pub plan: Option<String>,
+    /// Model patterns; `None`: all.
+    pub models: Option<Vec<String>>,
+    /// Its callers are refused.
+    pub disabled: bool,
+    /// Name of the time zone in which its days and months begin; `None`: UTC.
+    pub time_zone: Option<String>,
 }
 
-fn secret(row: &Row<'_>) -> Result<StoredSecret, String> {
-    let kind: String = get(row, 12)?;
-    let digest = Digest(get::<[u8; DIGEST_LEN]>(row, 13)?);
-    let pepper_id: Option<String> = get(row, 14)?;
-    let hash = match (kind.as_str(), pepper_id) {
-        (KIND_PEPPERED, Some(pepper_id)) => SecretHash::Peppered { pepper_id, digest },
-        (KIND_PLAIN, _) => SecretHash::Plain(digest),
-        _ => return Err("the kind of its hash is unknown".to_owned()),
-    };
-    Ok(StoredSecret { generation: get(row, 11)?, hash })
+/// A tenant as it is in the store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoredTenant {
+    /// Its id.
+    pub tenant: String,
+    /// What it is.
+    pub spec: TenantSpec,
+    /// When it was made.
+    pub created_at: WallMicros,
+    /// It is no more; only followers are told of such a row.
+    pub deleted: bool,
+    /// The change that wrote it last.
+    pub epoch: i64,
 }
 
-/// Names the column, never its content.
-fn get<T: rusqlite::types::FromSql>(row: &Row<'_>, column: usize) -> Result<T, String> {
-    row.get(column).map_err(|_| format!("column {} has a wrong value", row.as_ref().column_name(column).unwrap_or("?")))
+/// Teams and users are alike.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum MemberKind {
+    /// A team of a tenant.
+    Team,
+    /// A person or service of a tenant.
+    User,
+}
+
+/// What a team or user is to be.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct MemberSpec {
+    /// A name for people.
+    pub name: Option<String>,
+    /// Its plan.
+    pub plan: Option<String>,
+    /// Model patterns; `None`: all that the tenant may use.
+    pub models: Option<Vec<String>>,
+}
+
+/// A team or user as it is in the store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoredMember {
+    /// Whose.
+    pub tenant: String,
+    /// Its id within the tenant.
+    pub id: String,
+    /// What it is.
+    pub spec: MemberSpec,
+    /// When it was made.
+    pub created_at: WallMicros,
+    /// It is no more; only followers are told of such a row.
+    pub deleted: bool,
+    /// The change that wrote it last.
+    pub epoch: i64,
+}
+
+/// A plan as it is in the store. Names are of the whole installation, whoever owns the plan.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoredPlan {
+    /// Its name.
+    pub plan: String,
+    /// The tenant that owns it and alone may use it; `None`: it is of the installation.
+    pub tenant: Option<String>,
+    /// JSON of the shape that it has in YAML: `{"limits": {…}}`.
+    pub document: String,
+    /// When it was made.
+    pub created_at: WallMicros,
+    /// It is no more; only followers are told of such a row.
+    pub deleted: bool,
+    /// The change that wrote it last.
+    pub epoch: i64,
+}
+
+/// Whose money a budget counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BudgetLevel {
+    /// All of the tenant.
+    Tenant,
+    /// One team.
+    Team,
+    /// One user.
+    User,
+    /// One key.
+    Key,
+}
+
+/// Over what a budget counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BudgetPeriod {
+    /// A day of the tenant's time zone.
+    Day,
+    /// A month of the tenant's time zone.
+    Month,
+    /// For good: it was paid before, and does not come back.
+    Prepaid,
+}
+
+/// What a budget is to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BudgetSpec {
+    /// Who pays.
+    pub tenant: String,
+    /// Whose money is counted.
+    pub level: BudgetLevel,
+    /// Which team, user or key; `None` at the level of the tenant.
+    pub subject: Option<String>,
+    /// How much, ≥ 0.
+    pub amount: NanoUsd,
+    /// Over what.
+    pub period: BudgetPeriod,
+}
+
+/// A budget as it is in the store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoredBudget {
+    /// Its id.
+    pub id: String,
+    /// What it is.
+    pub spec: BudgetSpec,
+    /// When it was made.
+    pub created_at: WallMicros,
+    /// The change that wrote it last.
+    pub epoch: i64,
+}
+
+/// Who changes the store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Actor {
+    /// How they proved who they are: a name of `AuthMethod`, or `cli`.
+    pub kind: String,
+    /// Key id, user, or the account that ran the command.
+    pub id: String,
+    /// Their tenant; `None` on the command line.
+    pub tenant: Option<String>,
+    /// The request that asked for it.
+    pub request_id: Option<String>,
+}
+
+/// One line of the audit log: one thing that was changed.
+#[derive(Clone, PartialEq, Debug)]
+pub struct AuditEntry {
+    /// Counts from 1, without gaps.
+    pub id: i64,
+    /// When.
+    pub at: WallMicros,
+    /// Who.
+    pub actor: Actor,
+    /// What was done: `key.create`, `key.rotate`, `tenant.put`, `tenant.delete`, ….
+    pub action: String,
+    /// To what: a key id, a tenant, `TENANT/TEAM`, ….
+    pub target: String,
+    /// The tenant that it belongs to; `None`: the installation.
+    pub tenant: Option<String>,
+    /// How it was; `None`: it was not.
+    pub before: Option<serde_json::Value>,
+    /// How it is; `None`: it is no more.
+    pub after: Option<serde_json::Value>,
+}
+
+/// Rows of a page at most.
+pub const MAX_PAGE: u32 = 1_000;
+
+/// Which part of a list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Page {
+    /// The [`Listing::next`] of the page before; `None`: from the beginning.
+    pub after: Option<String>,
+    /// Rows at most; 1 to [`MAX_PAGE`], what is beyond is taken for the bound.
+    pub limit: u32,
+}
+
+/// A page of a list.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Listing<T> {
+    /// What is on it, by id.
+    pub rows: Vec<T>,
+    /// Rows of this page that cannot be read.
+    pub broken: Vec<BrokenRow>,
+    /// Where the next page begins; `None`: this was the last.
+    pub next: Option<String>,
+}
+
+/// Which keys; `None` is any.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct KeyFilter {
+    /// Whose.
+    pub tenant: Option<String>,
+    /// Of which team.
+    pub team: Option<String>,
+    /// Of which user.
+    pub user: Option<String>,
+}
+
+/// Which lines of the audit log; `None` is any.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct AuditFilter {
+    /// What belongs to this tenant.
+    pub tenant: Option<String>,
+    /// What was done to this.
+    pub target: Option<String>,
 }
