@@ -1,174 +1,240 @@
-//! Keys in memory: an immutable snapshot of the store, swapped whole, and the thread that follows the store. Decides
-//! when a snapshot is too old to answer from; what a key deserves is `keys::table`'s.
+//! Keys in memory: an immutable snapshot of the store, and one authenticator for each configured one. Decides when a
+//! snapshot is too old to answer from, and when the store is asked once more; what a key deserves is `keys::table`'s,
+//! following the store `keys::follow`'s.
 
+mod ask;
+mod copier;
+mod copy;
+mod cut;
+mod entry;
+mod follow;
+mod look;
+mod pace;
+mod reader;
+mod retired;
+mod shard;
 mod table;
+
+pub use follow::{Follower, StartError, Started, start};
+pub use look::Settings;
 
 use crate::domain::principal::Principal;
 use crate::domain::units::{Micros, WallMicros};
-use crate::io::store::Store;
-use crate::io::store::error::{MAX_KEYS, StoreError};
-use crate::io::store::rows::{KeyStatus, Rows};
-use crate::io::store::watch::{Seen, Watch};
+use crate::io::store::error::StoreError;
 use crate::logic::access::api_key::{self, IdBytes};
-use crate::logic::access::digest::Pepper;
-use crate::ports::{Clock, KeyRejection, KeyStore};
+use crate::logic::access::digest::{self, Digest, Pepper};
+use crate::ports::{AuthRequest, Authenticate, Clock, Rejection, Verdict};
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
-use rustc_hash::FxHashSet;
-use std::path::Path;
+use ask::{Looks, Refusals};
+use async_trait::async_trait;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread::{self, JoinHandle};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
-use table::Table;
+use table::{Asker, Table};
 
-/// Between two looks at the store: with the reload behind it, a revocation is visible within 1 s.
-pub const POLL: Duration = Duration::from_millis(500);
+/// What is named in the log where the store has been away for too long.
+const STORE: &str = "key store";
+/// [`Shared::seen_at`] before the store, or its copy, was read for the first time.
+const NOT_YET: i64 = i64::MIN;
 
-/// The keys of one store under one pepper.
-pub struct Keys {
+/// What all authenticators of one store share.
+struct Shared {
     table: ArcSwap<Table>,
-    pepper: Pepper,
+    /// When the store last said how it stands, in microseconds of the monotonic clock: a jump of the wall clock makes
+    /// no snapshot stale. Negative where a copy of an earlier process says so.
+    seen_at: AtomicI64,
+    /// The longest `max_stale` of all: an older snapshot serves nobody.
     max_stale: Micros,
     clock: Arc<dyn Clock>,
-    /// When the store was last read, on the monotonic clock: a jump of the wall clock makes no snapshot stale.
-    read_at: AtomicU64,
-    following: Mutex<Following>,
+    refusals: Refusals,
+    looks: Looks,
+    counts: Counts,
 }
 
-/// What only the follower needs.
-struct Following {
-    watch: Watch,
-    /// Every key that was ever seen revoked. A store that is put back from a backup does not bring them back.
-    revoked: FxHashSet<IdBytes>,
-    down: bool,
+#[derive(Default)]
+struct Counts {
+    looks: AtomicU64,
+    snapshots: AtomicU64,
+    failed: AtomicU64,
+    asked: AtomicU64,
+    remembered: AtomicU64,
+    deprecated: AtomicU64,
+}
+
+/// What the keys' side of a process has done, for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Figures {
+    /// Keys in the snapshot, the revoked ones included.
+    pub keys: usize,
+    /// How old the snapshot is; `None`: there is none yet.
+    pub age: Option<Micros>,
+    /// Looks at the store.
+    pub looks: u64,
+    /// Snapshots that were put in force.
+    pub snapshots: u64,
+    /// Looks that failed.
+    pub failed: u64,
+    /// Requests that had the store asked once more.
+    pub asked: u64,
+    /// Refusals from memory.
+    pub remembered: u64,
+    /// Calls on a secret that has been replaced.
+    pub deprecated: u64,
+}
+
+impl Shared {
+    fn age(&self) -> Option<Micros> {
+        let seen_at = self.seen_at.load(Ordering::Acquire);
+        if seen_at == NOT_YET {
+            return None;
+        }
+        let age = self.mono().saturating_sub(seen_at);
+        Some(Micros(u64::try_from(age).unwrap_or_default()))
+    }
+
+    fn mono(&self) -> i64 {
+        i64::try_from(self.clock.mono().0).unwrap_or(i64::MAX)
+    }
+}
+
+/// How the keys of a store stand: for `/ready` and metrics.
+#[derive(Clone)]
+pub struct Pulse(Arc<Shared>);
+
+impl Pulse {
+    /// True while there is a snapshot, of the store or of its copy, from which any authenticator answers.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.0.age().is_some_and(|age| age <= self.0.max_stale)
+    }
+
+    /// What has been done so far, by all authenticators of the store.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let counts = &self.0.counts;
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Figures {
+            keys: self.0.table.load().keys(),
+            age: self.0.age(),
+            looks: of(&counts.looks),
+            snapshots: of(&counts.snapshots),
+            failed: of(&counts.failed),
+            asked: of(&counts.asked),
+            remembered: of(&counts.remembered),
+            deprecated: of(&counts.deprecated),
+        }
+    }
+}
+
+/// One `api_key` authenticator: the keys of the store under one pepper.
+pub struct Keys {
+    shared: Arc<Shared>,
+    asker: Asker,
+    max_stale: Micros,
+}
+
+/// What the snapshot says of a presented key.
+enum Known {
+    /// The store is needed no more, or would not help.
+    Settled(Result<Principal, Rejection>),
+    /// Unknown, wrong or revoked; the store may know better.
+    Perhaps(Digest),
 }
 
 impl Keys {
-    /// Opens the store (made where absent) and reads it. Without [`Keys::follow`] the snapshot stays as it is and
-    /// ends after `max_stale`.
+    /// Reads a store once. Nobody follows it: the snapshot stays as it is and ends after `max_stale`.
     ///
     /// # Errors
-    /// [`StoreError`]: then there is nothing to serve from.
+    /// [`StoreError`]: then there is nothing to answer from.
     pub fn load(
-        store: &Path,
+        store: &crate::config::snapshot::Store,
         pepper: Pepper,
         max_stale: Duration,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StoreError> {
-        Store::open(store)?;
-        let keys = Arc::new(Self {
-            table: ArcSwap::from_pointee(Table::default()),
-            pepper,
-            max_stale: Micros::from(max_stale),
-            read_at: AtomicU64::new(0),
-            clock,
-            following: Mutex::new(Following { watch: Watch::new(store), revoked: FxHashSet::default(), down: false }),
-        });
-        keys.refresh(&mut keys.following.lock())?;
-        Ok(keys)
+        look::once(store.clone(), pepper, max_stale, clock)
     }
 
-    /// Starts the thread that follows the store.
+    /// Whom a presented key belongs to, as far as the snapshot knows. Asks nobody.
     ///
     /// # Errors
-    /// The system gives no thread.
-    pub fn follow(self: &Arc<Self>) -> std::io::Result<Follower> {
-        let keys = Arc::clone(self);
-        let (stop, stopped) = mpsc::channel::<()>();
-        let thread = thread::Builder::new().name("weir-keys".to_owned()).spawn(move || {
-            while stopped.recv_timeout(POLL) == Err(RecvTimeoutError::Timeout) {
-                keys.tick();
-            }
-        })?;
-        Ok(Follower { stop: Some(stop), thread: Some(thread) })
-    }
-
-    /// One look at the store. A failure leaves the snapshot as it is, and its age runs.
-    fn tick(&self) {
-        let mut following = self.following.lock();
-        let was_down = following.down;
-        let done = self.refresh(&mut following);
-        following.down = done.is_err();
-        match done {
-            Ok(()) if was_down => tracing::info!("the key store can be read again"),
-            Err(error) if !was_down => {
-                tracing::warn!(%error, "the key store cannot be read; the last snapshot serves until max_stale");
-            }
-            // Said once, not at each look.
-            _ => {}
+    /// [`Rejection`] as the key deserves.
+    pub fn authenticate(&self, presented: &[u8], now: WallMicros) -> Result<Principal, Rejection> {
+        match self.known(presented, now) {
+            Known::Settled(verdict) => verdict,
+            Known::Perhaps(_) => Err(Rejection::Invalid),
         }
     }
 
-    fn refresh(&self, following: &mut Following) -> Result<(), StoreError> {
-        // Taken before the look: what is seen is at least as new as this.
-        let now = self.clock.mono();
-        if let Seen::Changed(rows) = following.watch.poll()? {
-            self.replace(following, rows)?;
-        }
-        self.read_at.store(now.0, Ordering::Release);
-        Ok(())
-    }
-
-    fn replace(&self, following: &mut Following, mut rows: Rows) -> Result<(), StoreError> {
-        for fault in &rows.broken {
-            tracing::error!(%fault, "this key is refused, the others are not");
-        }
-        for key in &mut rows.keys {
-            let Some(id) = api_key::parse_id(key.key_id.as_str()) else { continue };
-            if key.status == KeyStatus::Revoked {
-                following.revoked.insert(id);
-            } else if following.revoked.contains(&id) {
-                tracing::warn!(key_id = %key.key_id, "the store no longer says that this key is revoked; it stays so");
-                key.status = KeyStatus::Revoked;
-            }
-        }
-        if following.revoked.len() > MAX_KEYS {
-            return Err(StoreError::TooManyKeys);
-        }
-        let table = Table::new(rows.keys, &self.pepper);
-        if table.foreign() > 0 {
-            tracing::warn!(
-                secrets = table.foreign(),
-                pepper = self.pepper.id(),
-                "secrets under another pepper are refused"
-            );
-        }
-        self.table.store(Arc::new(table));
-        Ok(())
-    }
-
-    fn age(&self) -> Micros {
-        self.clock.mono() - Micros(self.read_at.load(Ordering::Acquire))
-    }
-}
-
-impl KeyStore for Keys {
-    fn authenticate(&self, presented: &[u8], now: WallMicros) -> Result<Principal, KeyRejection> {
+    fn known(&self, presented: &[u8], now: WallMicros) -> Known {
+        let (table, age) = (self.shared.table.load(), self.shared.age());
+        let own = api_key::parse(presented).ok().map(|key| key.id);
         // Junk is junk, whatever the store's state: the checksum tells it without a look-up.
-        let key = api_key::parse(presented).map_err(|_| KeyRejection::Invalid)?;
-        if self.age() > self.max_stale {
-            return Err(KeyRejection::StoreDown);
+        let Some(id) = own.or_else(|| foreign(presented, age.is_none() || table.has_plain())) else {
+            return Known::Settled(Err(Rejection::Invalid));
+        };
+        if age.is_none_or(|age| age > self.max_stale) {
+            return Known::Settled(Err(Rejection::Unavailable(STORE)));
         }
-        self.table.load().authenticate(&self.pepper, &key, presented, now)
+        let answer = table.authenticate(&self.asker, &id, presented, now);
+        match answer.verdict {
+            // What has no checksum is not worth a look at the store: tokens for others come here too.
+            Err(Rejection::Invalid) if own.is_some() => Known::Perhaps(answer.digest),
+            Ok(principal) => {
+                if principal.deprecated_until.is_some() {
+                    self.shared.counts.deprecated.fetch_add(1, Ordering::Relaxed);
+                }
+                Known::Settled(Ok(principal))
+            }
+            rejected => Known::Settled(rejected),
+        }
     }
 }
 
-/// Owns the following thread; dropping it stops the thread and waits for it (at most one look at the store).
-#[must_use = "dropping it stops the following"]
-pub struct Follower {
-    stop: Option<mpsc::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+#[async_trait]
+impl Authenticate for Keys {
+    fn look(&self, request: &AuthRequest<'_>) -> Verdict {
+        let Some(presented) = request.credential else { return Verdict::NotMine };
+        match self.known(presented, request.now) {
+            Known::Settled(verdict) => said(verdict),
+            Known::Perhaps(digest) if self.shared.refusals.hold(&digest, self.shared.clock.mono()) => {
+                self.shared.counts.remembered.fetch_add(1, Ordering::Relaxed);
+                Verdict::Rejected(Rejection::Invalid)
+            }
+            Known::Perhaps(_) => Verdict::Ask,
+        }
+    }
+
+    async fn ask(&self, request: &AuthRequest<'_>) -> Verdict {
+        let Some(presented) = request.credential else { return Verdict::NotMine };
+        self.shared.counts.asked.fetch_add(1, Ordering::Relaxed);
+        // In time or not, failed or not: what the snapshot says then is the answer. A store that is down refuses
+        // nobody whom the snapshot knows.
+        let failed = self.shared.counts.failed.load(Ordering::Relaxed);
+        let in_time = self.shared.looks.next().await;
+        let store_said = in_time && self.shared.counts.failed.load(Ordering::Relaxed) == failed;
+        match self.known(presented, request.now) {
+            Known::Settled(verdict) => said(verdict),
+            Known::Perhaps(digest) => {
+                // What the store did not say is asked again by the next one who presents the key.
+                if store_said {
+                    self.shared.refusals.remember(&digest, self.shared.clock.mono());
+                }
+                Verdict::Rejected(Rejection::Invalid)
+            }
+        }
+    }
 }
 
-impl Drop for Follower {
-    fn drop(&mut self) {
-        // A closed channel is the sign to stop.
-        drop(self.stop.take());
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that follows the key store had panicked");
-        }
+/// The id of a key that another system made, whether there is such a key or not. `imported`: there may be any.
+fn foreign(presented: &[u8], imported: bool) -> Option<IdBytes> {
+    (imported && api_key::may_be_foreign(presented)).then(|| api_key::id_of_hash(&digest::plain(presented)))
+}
+
+fn said(verdict: Result<Principal, Rejection>) -> Verdict {
+    match verdict {
+        Ok(principal) => Verdict::Known(principal),
+        Err(rejection) => Verdict::Rejected(rejection),
     }
 }
 

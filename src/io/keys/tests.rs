@@ -1,199 +1,192 @@
+use super::look::tests::Place;
 use super::*;
-use crate::domain::ids::{PlanId, TeamId};
-use crate::io::store::rows::NewKey;
-use crate::io::store::tests::{NOW, fresh, pepper, row};
+use crate::io::store::rows::{KeyStatus, StoredKey, StoredSecret};
 use crate::logic::access::api_key::FreshKey;
-use crate::logic::access::digest::{self, SecretHash, plain};
-use std::path::PathBuf;
-use std::time::Instant;
-use tempfile::TempDir;
 
-const MAX_STALE: Duration = Duration::from_secs(900);
+pub(super) use crate::io::store::tests::{NOW, pepper};
 
-/// A clock that stands until it is set.
-#[derive(Default)]
-struct Hand(AtomicU64);
-
-impl Clock for Hand {
-    fn wall(&self) -> WallMicros {
-        NOW
-    }
-    fn mono(&self) -> Micros {
-        Micros(self.0.load(Ordering::SeqCst))
-    }
+/// A key whose id is made of one byte and whose secret of another, both below 248.
+pub(super) fn key(id: u8, secret: u8) -> FreshKey {
+    let mut random = [secret; api_key::RANDOM_BYTES];
+    random[..api_key::ID_LEN].fill(id);
+    api_key::generate("weir", &random).expect("a key")
 }
 
-/// A store on disk, a way to change it, and the keys that follow it.
-struct World {
-    dir: TempDir,
-    store: Store,
-    clock: Arc<Hand>,
-    keys: Arc<Keys>,
+pub(super) fn secret(key: &FreshKey, generation: u32) -> StoredSecret {
+    StoredSecret { generation, hash: pepper().hash(key.text.as_bytes()), created_at: NOW, valid_until: None }
 }
 
-impl World {
-    fn new(rows: &[NewKey]) -> Self {
-        let dir = tempfile::tempdir().expect("a folder");
-        let path = dir.path().join("weir.db");
-        let mut store = Store::open(&path).expect("made");
-        store.create(rows, NOW).expect("created");
-        let clock = Arc::new(Hand::default());
-        let keys = Keys::load(&path, pepper(), MAX_STALE, Arc::clone(&clock) as Arc<dyn Clock>).expect("loaded");
-        Self { dir, store, clock, keys }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("weir.db")
-    }
-
-    fn ask(&self, key: &FreshKey) -> Result<Principal, KeyRejection> {
-        self.keys.authenticate(key.text.as_bytes(), NOW)
-    }
-
-    fn sql(&self, sql: &str) {
-        let connection = rusqlite::Connection::open(self.path()).expect("opened");
-        connection
-            .execute_batch(&format!("BEGIN; {sql}; UPDATE key_epoch SET value = value + 1; COMMIT;"))
-            .expect("ran");
+/// How a store has a new key of tenant `acme`.
+pub(super) fn stored(key: &FreshKey) -> StoredKey {
+    StoredKey {
+        key_id: key.id.clone(),
+        tenant: "acme".into(),
+        team: Some("core".into()),
+        user: None,
+        name: Some("ci".into()),
+        models: Some(vec!["llama-*".into()]),
+        endpoints: None,
+        addresses: Some(vec!["10.0.0.0/8".parse().expect("a network")]),
+        plan: Some("gold".into()),
+        roles: Some(vec!["member".into()]),
+        status: KeyStatus::Active,
+        terminate_streams: false,
+        created_at: NOW,
+        expires_at: None,
+        revoked_at: None,
+        epoch: 1,
+        secrets: vec![secret(key, 1)],
     }
 }
 
-/// Same id as `fresh(1)`, another secret.
-fn other_secret() -> FreshKey {
-    let mut random = [2; api_key::RANDOM_BYTES];
-    random[..api_key::ID_LEN].fill(1);
-    let key = api_key::generate("weir", &random).expect("a key");
-    assert_eq!(key.id, fresh(1).id, "the test is about an id that exists");
-    key
+/// A process whose thread follows the store of a place.
+fn following(place: &Place) -> (Arc<Keys>, Pulse, Follower) {
+    let mut started = start(place.settings()).expect("started");
+    (started.keys.remove("keys").expect("its authenticator"), started.pulse, started.follower)
 }
 
-#[test]
-fn a_created_key_is_let_in_as_whom_it_was_made_for() {
-    let key = fresh(1);
-    let world = World::new(&[row(&key, &pepper())]);
-    let principal = world.ask(&key).expect("let in");
-    assert_eq!(principal.tenant.as_str(), "acme", "its tenant");
-    assert_eq!(principal.team.as_ref().map(TeamId::as_str), Some("core"), "its team");
-    assert_eq!(principal.key, Some(key.id), "its id");
-    assert_eq!(principal.secret_gen, 1, "its generation");
-    assert_eq!(principal.models.as_deref(), Some(&["llama-*".to_owned()][..]), "its models");
-    assert_eq!(principal.plan.as_ref().map(PlanId::as_str), Some("gold"), "its plan");
-}
-
-#[test]
-fn unknown_wrong_and_malformed_keys_get_the_same_answer() {
-    let world = World::new(&[row(&fresh(1), &pepper())]);
-    assert_eq!(world.ask(&other_secret()).err(), Some(KeyRejection::Invalid), "wrong secret");
-    assert_eq!(world.ask(&fresh(3)).err(), Some(KeyRejection::Invalid), "unknown id");
-    assert_eq!(world.keys.authenticate(b"sk-x", NOW).err(), Some(KeyRejection::Invalid), "malformed");
-}
-
-#[test]
-fn a_key_under_another_pepper_is_refused() {
-    let key = fresh(1);
-    let world = World::new(&[row(&key, &Pepper::new(b"other").expect("a pepper"))]);
-    assert_eq!(world.ask(&key).err(), Some(KeyRejection::Invalid), "it cannot be checked");
-}
-
-#[test]
-fn a_plain_hash_that_was_imported_lets_its_key_in() {
-    let key = fresh(1);
-    let hash = SecretHash::Plain(plain(key.text.as_bytes()));
-    let world = World::new(&[NewKey { hash, ..row(&key, &pepper()) }]);
-    assert!(world.ask(&key).is_ok(), "SHA-256 of the whole key");
-    assert_eq!(world.ask(&fresh(2)).err(), Some(KeyRejection::Invalid), "and no other");
-}
-
-#[test]
-fn each_generation_of_a_key_lets_in_and_says_which_it_is() {
-    let (first, second) = (fresh(1), other_secret());
-    let world = World::new(&[row(&first, &pepper())]);
-    let hash = digest::hex(&pepper().digest(second.text.as_bytes()));
-    world.sql(&format!(
-        "INSERT INTO api_key_secrets SELECT key_id, 2, kind, X'{hash}', pepper_id, created_at FROM api_key_secrets"
-    ));
-    world.keys.tick();
-    let generation = |key| world.ask(key).map(|principal| principal.secret_gen);
-    assert_eq!((generation(&first), generation(&second)), (Ok(1), Ok(2)), "both secrets of one key");
-}
-
-#[test]
-fn a_key_ends_at_its_expiry_to_the_microsecond() {
-    let key = fresh(1);
-    let world = World::new(&[NewKey { expires_at: Some(NOW), ..row(&key, &pepper()) }]);
-    assert_eq!(world.ask(&key).err(), Some(KeyRejection::Expired), "over at its end");
-    let before = WallMicros(NOW.0 - 1);
-    assert!(world.keys.authenticate(key.text.as_bytes(), before).is_ok(), "good just before it");
-}
-
-#[test]
-fn disabled_and_expired_are_told_only_to_who_has_the_secret() {
-    let key = fresh(1);
-    let world = World::new(&[NewKey { expires_at: Some(NOW), ..row(&key, &pepper()) }]);
-    let wrong = other_secret();
-    assert_eq!(world.ask(&wrong).err(), Some(KeyRejection::Invalid), "expired, wrong secret");
-    world.sql("UPDATE api_keys SET status = 'disabled'");
-    world.keys.tick();
-    assert_eq!(world.ask(&key).err(), Some(KeyRejection::Disabled), "disabled, right secret");
-    assert_eq!(world.ask(&wrong).err(), Some(KeyRejection::Invalid), "disabled, wrong secret");
-}
-
-#[test]
-fn a_tick_brings_new_keys_and_takes_revoked_ones() {
-    let (old, new) = (fresh(1), fresh(2));
-    let mut world = World::new(&[row(&old, &pepper())]);
-    assert_eq!(world.ask(&new).err(), Some(KeyRejection::Invalid), "tried before it exists");
-    world.store.create(&[row(&new, &pepper())], NOW).expect("created");
-    world.store.revoke(&old.id, NOW).expect("revoked");
-    world.keys.tick();
-    assert!(world.ask(&new).is_ok(), "a new key works, though it was tried before");
-    assert_eq!(world.ask(&old).err(), Some(KeyRejection::Invalid), "a revoked key does not");
-}
-
-#[test]
-fn a_revoked_key_stays_revoked_when_the_store_forgets_it() {
-    let key = fresh(1);
-    let mut world = World::new(&[row(&key, &pepper())]);
-    world.store.revoke(&key.id, NOW).expect("revoked");
-    world.keys.tick();
-    world.sql("UPDATE api_keys SET status = 'active', revoked_at = NULL");
-    world.keys.tick();
-    assert_eq!(world.ask(&key).err(), Some(KeyRejection::Invalid), "a backup does not bring it back");
-}
-
-#[test]
-fn without_its_store_a_snapshot_serves_until_max_stale() {
-    let key = fresh(1);
-    let world = World::new(&[row(&key, &pepper())]);
-    let hidden = world.dir.path().join("hidden.db");
-    std::fs::rename(world.path(), &hidden).expect("taken away");
-    let at = |after: Duration| world.clock.0.store(Micros::from(after).0, Ordering::SeqCst);
-    at(MAX_STALE);
-    world.keys.tick();
-    assert!(!world.path().exists(), "following makes no store");
-    assert!(world.ask(&key).is_ok(), "still good at max_stale");
-    at(MAX_STALE + Duration::from_micros(1));
-    world.keys.tick();
-    assert_eq!(world.ask(&key).err(), Some(KeyRejection::StoreDown), "then the store is missed");
-    assert_eq!(world.ask(&fresh(2)).err(), Some(KeyRejection::StoreDown), "also for keys that are not known");
-    assert_eq!(world.keys.authenticate(b"junk", NOW).err(), Some(KeyRejection::Invalid), "junk needs no store");
-    std::fs::rename(&hidden, world.path()).expect("put back");
-    world.keys.tick();
-    assert!(world.ask(&key).is_ok(), "and it is good again when the store is back");
-}
-
-#[test]
-fn the_follower_sees_a_revocation_and_stops_when_dropped() {
-    let key = fresh(1);
-    let mut world = World::new(&[row(&key, &pepper())]);
-    let follower = world.keys.follow().expect("a thread");
-    world.store.revoke(&key.id, NOW).expect("revoked");
-    // Ten times what is promised: the machine may be busy, the law is that it happens by itself.
-    let end = Instant::now() + Duration::from_secs(10);
-    while world.ask(&key).is_ok() && Instant::now() < end {
-        thread::sleep(Duration::from_millis(20));
+/// What the two calls of a stage come to, and whether there were two.
+async fn verdict(keys: &Keys, key: &FreshKey) -> (Result<(), Rejection>, bool) {
+    let headers = http::HeaderMap::new();
+    let request = AuthRequest {
+        credential: Some(key.text.as_bytes()),
+        certificate: None,
+        method: "POST",
+        target: "/v1/chat/completions",
+        host: None,
+        headers: &headers,
+        client: std::net::Ipv4Addr::LOCALHOST.into(),
+        now: NOW,
+    };
+    let (verdict, asked) = match keys.look(&request) {
+        Verdict::Ask => (keys.ask(&request).await, true),
+        verdict => (verdict, false),
+    };
+    match verdict {
+        Verdict::Known(_) => (Ok(()), asked),
+        Verdict::Rejected(why) => (Err(why), asked),
+        other => panic!("{other:?} is no answer"),
     }
-    assert_eq!(world.ask(&key).err(), Some(KeyRejection::Invalid), "the thread follows the store");
+}
+
+#[tokio::test]
+async fn a_new_key_works_at_once_though_no_look_was_due() {
+    let new = key(1, 1);
+    let mut place = Place::new(&[]);
+    let (keys, pulse, _follower) = following(&place);
+    place.create(&new);
+    assert_eq!(verdict(&keys, &new).await, (Ok(()), true), "the store was asked once more");
+    assert_eq!(verdict(&keys, &new).await, (Ok(()), false), "and not again");
+    assert_eq!(pulse.figures().asked, 1, "which is counted");
+}
+
+#[tokio::test]
+async fn a_refusal_is_remembered_and_forgotten_when_the_key_is_made() {
+    let new = key(1, 1);
+    let mut place = Place::new(&[]);
+    let (keys, pulse, _follower) = following(&place);
+    let invalid = Err(Rejection::Invalid);
+    assert_eq!(verdict(&keys, &new).await, (invalid, true), "the store does not know it either");
+    assert_eq!(verdict(&keys, &new).await, (invalid, false), "that is remembered");
+    place.clock.later(Duration::from_secs(2));
+    assert_eq!(verdict(&keys, &new).await, (invalid, true), "for less than two seconds");
+    assert_eq!(verdict(&keys, &new).await, (invalid, false), "and then again");
+    place.create(&new);
+    // Another key that is unknown: the look for it brings this one.
+    verdict(&keys, &key(2, 1)).await.0.expect_err("nobody has made it");
+    assert_eq!(verdict(&keys, &new).await, (Ok(()), false), "a refusal never hides a key that is known");
+    assert_eq!(pulse.figures().remembered, 2, "refusals from memory are counted");
+}
+
+#[tokio::test]
+async fn unknown_wrong_and_revoked_keys_go_the_same_way() {
+    let (known, revoked) = (key(1, 1), key(2, 1));
+    let mut place = Place::new(&[&known, &revoked]);
+    place.revoke(&revoked, crate::io::store::rows::Streams::Finish);
+    let (keys, _, _follower) = following(&place);
+    for (key, name) in [(&key(3, 1), "unknown"), (&key(1, 2), "wrong"), (&revoked, "revoked")] {
+        assert_eq!(verdict(&keys, key).await, (Err(Rejection::Invalid), true), "{name}: asked");
+        assert_eq!(verdict(&keys, key).await, (Err(Rejection::Invalid), false), "{name}: remembered");
+    }
+}
+
+#[tokio::test]
+async fn a_storm_of_unknown_keys_shares_its_looks() {
+    let place = Place::new(&[]);
+    let (keys, pulse, _follower) = following(&place);
+    let before = pulse.figures().looks;
+    let storm = (0..200u8).map(|id| {
+        let keys = Arc::clone(&keys);
+        async move { verdict(&keys, &key(id, 1)).await }
+    });
+    for (answer, asked) in futures_util::future::join_all(storm).await {
+        assert_eq!((answer, asked), (Err(Rejection::Invalid), true), "each of them has asked");
+    }
+    // One that was running or rung for, one for those who came meanwhile, and one by the clock.
+    let looks = pulse.figures().looks - before;
+    assert!((1..=3).contains(&looks), "200 unknown keys cost {looks} looks");
+}
+
+#[tokio::test]
+async fn a_look_that_never_comes_ends_the_wait_with_the_snapshots_answer() {
+    let known = key(1, 1);
+    let place = Place::new(&[&known]);
+    let (keys, _, follower) = following(&place);
     drop(follower);
-    assert_eq!(Arc::strong_count(&world.keys), 1, "the thread is gone and holds nothing");
+    assert_eq!(verdict(&keys, &key(2, 1)).await, (Err(Rejection::Invalid), true), "nobody looks any more");
+    assert_eq!(verdict(&keys, &known).await, (Ok(()), false), "who is known is not held up");
+}
+
+#[tokio::test]
+async fn a_refusal_that_the_store_did_not_confirm_is_not_remembered() {
+    let place = Place::new(&[]);
+    let (keys, _, follower) = following(&place);
+    drop(follower);
+    let (new, invalid) = (key(1, 1), Err(Rejection::Invalid));
+    for look in ["none in time", "none in time either"] {
+        assert_eq!(verdict(&keys, &new).await, (invalid, true), "{look}: asked");
+    }
+    let look = async |failures| {
+        keys.shared.looks.begin();
+        keys.shared.counts.failed.fetch_add(failures, Ordering::Relaxed);
+        keys.shared.looks.end();
+    };
+    let (answer, ()) = tokio::join!(verdict(&keys, &new), look(1));
+    assert_eq!(answer, (invalid, true), "the look fails");
+    let (answer, ()) = tokio::join!(verdict(&keys, &new), look(0));
+    assert_eq!(answer, (invalid, true), "so the next caller has the store asked again");
+    assert_eq!(verdict(&keys, &new).await, (invalid, false), "and what the store has said is remembered");
+}
+
+#[test]
+fn a_look_that_panics_does_not_end_the_following() {
+    let revoked = key(1, 1);
+    let mut place = Place::new(&[&revoked]);
+    let (keys, _, _follower) = following(&place);
+    place.clock.trap(2);
+    place.revoke(&revoked, crate::io::store::rows::Streams::Finish);
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    let gone = |keys: &Keys| keys.authenticate(revoked.text.as_bytes(), NOW).is_err();
+    while !(place.clock.trapped() && gone(&keys)) && std::time::Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(place.clock.trapped(), "the looks fell");
+    assert!(gone(&keys), "and the one after them was made");
+}
+
+#[test]
+fn the_thread_sees_a_revocation_by_itself_and_ends_when_dropped() {
+    let revoked = key(1, 1);
+    let mut place = Place::new(&[&revoked]);
+    let (keys, _, follower) = following(&place);
+    place.revoke(&revoked, crate::io::store::rows::Streams::Finish);
+    // Ten times what is promised: the machine may be busy, the law is that it happens by itself.
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while keys.authenticate(revoked.text.as_bytes(), NOW).is_ok() && std::time::Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let answer = keys.authenticate(revoked.text.as_bytes(), NOW);
+    assert_eq!(answer.map(|_| ()), Err(Rejection::Invalid), "the thread follows the store");
+    drop(follower);
+    assert_eq!(Arc::strong_count(&keys.shared), 1, "the thread is gone and holds nothing");
 }
