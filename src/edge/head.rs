@@ -1,7 +1,9 @@
 //! Sees every raw HTTP/1 head before Pingora's parser (pingora.md §14.3): one deadline for the whole head, one size
-//! limit, and the strict rules of `logic/wire/strict`. HTTP/2 goes to Pingora's stock path untouched.
+//! limit, and the strict rules of `logic/wire/strict`. HTTP/2 goes to Pingora's stock path untouched. TLS begins here
+//! and not in Pingora, so that one bound and one deadline hold for a connection from its first byte on.
 
 use super::proxy::Proxy;
+use super::tls::Tls;
 use super::upstream::UpstreamConnector;
 use crate::config::snapshot::Listener;
 use crate::domain::ids::RequestId;
@@ -12,12 +14,13 @@ use crate::ports::Observer;
 use async_trait::async_trait;
 use bytes::BytesMut;
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
-use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::server::ShutdownWatch;
 use pingora_proxy::{HttpProxy, ProcessCustomSession};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
@@ -33,7 +36,12 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(2);
 type Served = HttpProxy<Proxy, UpstreamConnector>;
 
 /// Lets an HTTP/2 connection back into Pingora's stock path.
-struct Http2(Arc<Served>, HttpServerOptions);
+struct Http2 {
+    served: Arc<Served>,
+    options: HttpServerOptions,
+    /// A request has come.
+    used: AtomicBool,
+}
 
 #[async_trait]
 impl HttpServerApp for Http2 {
@@ -42,11 +50,12 @@ impl HttpServerApp for Http2 {
         session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        self.0.process_new_http(session, shutdown).await
+        self.used.store(true, Ordering::Relaxed);
+        self.served.process_new_http(session, shutdown).await
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
-        Some(&self.1)
+        Some(&self.options)
     }
 }
 
@@ -60,34 +69,64 @@ enum Read {
     Refused(Refusal),
 }
 
-/// The hook for one listener. `connections` bounds the open ones of the whole process.
-pub fn hook(
-    listener: &Arc<Listener>,
-    connections: &Arc<Semaphore>,
-    observer: &Arc<dyn Observer>,
-) -> ProcessCustomSession<Proxy, UpstreamConnector> {
-    let (listener, connections, observer) = (Arc::clone(listener), Arc::clone(connections), Arc::clone(observer));
+/// What a listener's connections pass before their first head.
+pub struct Door {
+    /// Its settings.
+    pub listener: Arc<Listener>,
+    /// Its side of TLS; `None`: plain text.
+    pub tls: Option<Arc<Tls>>,
+    /// One permit for each open connection of the process.
+    pub connections: Arc<Semaphore>,
+    /// One for each that shakes hands: clients that never finish must not take the place of those that did.
+    pub handshakes: Arc<Semaphore>,
+    /// Counts them.
+    pub observer: Arc<dyn Observer>,
+}
+
+/// The hook for one listener.
+pub fn hook(door: Door) -> ProcessCustomSession<Proxy, UpstreamConnector> {
+    let door = Arc::new(door);
     Arc::new(move |served: Arc<Served>, stream: Stream, shutdown: &ShutdownWatch| {
-        let (listener, shutdown) = (Arc::clone(&listener), shutdown.clone());
-        let (connections, observer) = (Arc::clone(&connections), Arc::clone(&observer));
+        let (door, shutdown) = (Arc::clone(&door), shutdown.clone());
         Box::pin(async move {
             // Over the limit the connection is closed unread: an answer would cost what the limit is there to save.
-            let Ok(permit) = connections.try_acquire_owned() else {
-                observer.connections("refused", 1);
+            let Ok(permit) = Arc::clone(&door.connections).try_acquire_owned() else {
+                door.observer.connections("refused", 1);
                 return None;
             };
             // A task of its own, so that Pingora's accept task ends here: its state (14 KiB, most of it for a TLS
-            // handshake that is over) would otherwise live as long as the connection. The drain waits for what is
+            // handshake) would otherwise live as long as the connection. The drain waits for what is
             // open by `OpenRequests`, not by tasks.
             tokio::spawn(async move {
-                observer.connections("open", 1);
-                connection(served, stream, shutdown, &listener).await;
-                observer.connections("open", -1);
+                door.observer.connections("open", 1);
+                // Boxed: the state of a handshake is large, and this future lives as long as the connection.
+                if let Some(stream) = Box::pin(enter(&door, stream)).await {
+                    converse(served, stream, shutdown, &door.listener).await;
+                }
+                door.observer.connections("open", -1);
                 drop(permit);
             });
             None
         })
     })
+}
+
+/// What HTTP is spoken on: behind TLS, where the listener has it. `None`: closed.
+async fn enter(door: &Door, stream: Stream) -> Option<Stream> {
+    let Some(tls) = &door.tls else { return Some(stream) };
+    let Ok(_shaking) = door.handshakes.try_acquire() else {
+        door.observer.connections("refused", 1);
+        return None;
+    };
+    tls.accept(stream).await
+}
+
+/// Speaks the protocol that the handshake chose, or that the first bytes show.
+async fn converse(served: Arc<Served>, stream: Stream, shutdown: ShutdownWatch, listener: &Listener) {
+    if stream.selected_alpn_proto() == Some(ALPN::H2) {
+        return Box::pin(http2((served, listener.idle_timeout), stream, &shutdown)).await;
+    }
+    connection(served, stream, shutdown, listener).await;
 }
 
 /// The keep-alive loop of one connection.
@@ -100,8 +139,9 @@ async fn connection(served: Arc<Served>, mut stream: Stream, mut shutdown: Shutd
             Read::Refused(refusal) => return Box::pin(refuse(&mut stream, &refusal)).await,
         };
         if settings.is_none() && head.starts_with(H2_PREFACE) {
+            let Some(stream) = rewound(stream, &head) else { return };
             // Boxed: its state is large, and this future lives as long as the connection.
-            return Box::pin(http2((served, listener.idle_timeout), stream, &head, &shutdown)).await;
+            return Box::pin(http2((served, listener.idle_timeout), stream, &shutdown)).await;
         }
         let mut session = ServerSession::new_http1(stream);
         match settings.take() {
@@ -117,14 +157,30 @@ async fn connection(served: Arc<Served>, mut stream: Stream, mut shutdown: Shutd
     }
 }
 
-/// Plaintext HTTP/2: the bytes that were read go back, and Pingora takes over.
-async fn http2((served, idle): (Arc<Served>, Duration), stream: Stream, read: &[u8], shutdown: &ShutdownWatch) {
-    let Ok(mut stream) = stream.into_any().downcast::<L4Stream>() else { return };
+/// Plain text with the bytes that were read put back. Behind TLS HTTP/2 is agreed on in the handshake, or not spoken.
+fn rewound(stream: Stream, read: &[u8]) -> Option<Stream> {
+    let mut stream = stream.into_any().downcast::<L4Stream>().ok()?;
     stream.rewind(read);
+    Some(stream)
+}
+
+/// HTTP/2: Pingora takes over. A connection on which no request comes for the idle time is closed, whether or not its
+/// preface ever came to an end; of later idleness Pingora takes care.
+async fn http2((served, idle): (Arc<Served>, Duration), stream: Stream, shutdown: &ShutdownWatch) {
     let mut options = HttpServerOptions::default();
     options.h2c = true;
     options.h2_idle_timeout = Some(idle);
-    Arc::new(Http2(served, options)).process_new(stream, shutdown).await;
+    let app = Arc::new(Http2 { served, options, used: AtomicBool::new(false) });
+    let unused = async {
+        tokio::time::sleep(idle).await;
+        if app.used.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        _ = app.process_new(stream, shutdown) => {}
+        () = unused => {}
+    }
 }
 
 /// Reads one head: idle time until its first byte, then one deadline for all of it.

@@ -2,9 +2,10 @@
 
 use super::admin::Admin;
 use super::drain::{Drain, Followed};
-use super::head;
+use super::head::{self, Door};
 use super::parts::Parts;
 use super::proxy::Proxy;
+use super::tls::{self, Tls, TlsError};
 use super::upstream::UpstreamConnector;
 use crate::runtime::Runtime;
 use pingora_core::apps::HttpServerOptions;
@@ -24,48 +25,74 @@ use tokio::sync::{Semaphore, watch};
 /// own, and Pingora's default is 64 KiB for as long as the connection lives (26 KiB of it touched per open stream).
 const CLIENT_BUFFERS: L4BufferSettings = L4BufferSettings { read: Some(0), write: None };
 
-/// An address that cannot be listened on.
+/// Of the connections that may be open, one in so many may be within its TLS handshake.
+const HANDSHAKE_SHARE: usize = 4;
+
+/// Why the listeners cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}; free the port or change `{key}`")]
-pub struct BindError {
-    address: SocketAddr,
-    key: String,
-    source: std::io::Error,
+pub enum ListenError {
+    /// An address that cannot be listened on.
+    #[error("cannot listen on {address}: {source}; free the port or change `{key}`")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Where it stands in the configuration.
+        key: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Certificates or keys that cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
-/// Tries every address before Pingora does, which would panic.
+/// TLS of each listener, in the snapshot's order.
+#[derive(Debug)]
+pub struct Ready(Vec<Option<Arc<Tls>>>);
+
+/// Tries every address before Pingora does, which would panic, and reads every certificate.
 ///
 /// # Errors
-/// The first address that is taken or not ours.
-pub fn try_bind(runtime: &Runtime) -> Result<(), BindError> {
+/// The first address that is taken or not ours, or the first file that cannot be used.
+pub fn prepare(runtime: &Runtime) -> Result<Ready, ListenError> {
     let snapshot = &runtime.snapshot;
     let mut wanted = vec![("server.admin.bind".to_owned(), snapshot.server.admin)];
     for listener in &snapshot.listeners {
         wanted.extend(listener.bind.iter().map(|bind| (format!("listeners.{}.bind", listener.name), *bind)));
     }
     for (key, address) in wanted {
-        TcpListener::bind(address).map_err(|source| BindError { address, key, source })?;
+        TcpListener::bind(address).map_err(|source| ListenError::Bind { address, key, source })?;
     }
-    Ok(())
+    let tls: Result<Vec<_>, TlsError> =
+        snapshot.listeners.iter().map(|one| Ok(tls::load(one)?.map(Arc::new))).collect();
+    Ok(Ready(tls?))
 }
 
-/// Runs until a signal ends it.
-pub fn run(parts: Parts) {
+/// Runs until a signal ends it. `ready` is what [`prepare`] made of the same runtime.
+pub fn run(parts: Parts, ready: Ready) {
     let runtime = parts.runtime.load_full();
     let settings = &runtime.snapshot.server;
     let mut server = Server::new_with_opt_and_conf(Some(Opt::default()), server_conf(&runtime));
     server.bootstrap();
     let (stop, stopped) = watch::channel(false);
-    let connections = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
+    let most = settings.max_connections.min(Semaphore::MAX_PERMITS);
+    let connections = Arc::new(Semaphore::new(most));
+    let handshakes = Arc::new(Semaphore::new((most / HANDSHAKE_SHARE).max(1)));
     let mut started = Vec::new();
-    for listener in &runtime.snapshot.listeners {
+    for (listener, tls) in runtime.snapshot.listeners.iter().zip(ready.0) {
         let proxy = Proxy {
             runtime: Arc::clone(&parts.runtime),
             listener: Arc::clone(listener),
             open: Arc::clone(&parts.open),
         };
         let connector = UpstreamConnector::new(ConnectorOptions::from_server_conf(&server.configuration));
-        let hook = head::hook(listener, &connections, &runtime.services.observer);
+        let hook = head::hook(Door {
+            listener: Arc::clone(listener),
+            tls,
+            connections: Arc::clone(&connections),
+            handshakes: Arc::clone(&handshakes),
+            observer: Arc::clone(&runtime.services.observer),
+        });
         let mut options = HttpServerOptions::default();
         options.force_custom = true;
         let mut service = ProxyServiceBuilder::new(&server.configuration, proxy)

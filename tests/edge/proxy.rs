@@ -38,6 +38,10 @@ pub struct Setup<'a> {
     pub server: &'a [&'a str],
     /// `limits` of the listener, as a YAML map.
     pub limits: &'a str,
+    /// Further lines of the listener.
+    pub listener: &'a [&'a str],
+    /// Further lines of `auth`, beside `keys`.
+    pub auth: &'a [&'a str],
     /// Keys besides `test`: name and flags of `weir keys create`.
     pub keys: &'a [(&'a str, &'a str)],
 }
@@ -73,12 +77,14 @@ impl<'a> Setup<'a> {
         }
         format!(
             "version: 1\nserver:\n  workers: 2\n  state_dir: {state}\n  admin: {{ bind: \"{admin}\" }}\n{}\
-             listeners:\n  http:\n    bind: [\"{address}\"]\n    limits: {limits}\n\
+             listeners:\n  http:\n    bind: [\"{address}\"]\n    limits: {limits}\n{}\
              pools:\n{pools}routes:\n{}  - {{ name: all, match: {{ path: {{ prefix: {prefix} }} }}, to: [{}] }}\n\
-             auth:\n  keys: {{ api_key: {{}} }}\n{}",
+             auth:\n  keys: {{ api_key: {{}} }}\n{}{}",
             lines("  ", self.server),
+            lines("    ", self.listener),
             lines("  - ", self.routes),
             targets.join(", "),
+            lines("  ", self.auth),
             lines("", self.rest),
         )
     }
@@ -124,6 +130,9 @@ impl Proxy {
         for (name, flags) in setup.keys.iter().chain(&[("test", "")]) {
             let mut args = vec!["keys", "create", "-c", &config, "--name", name];
             args.extend(flags.split_whitespace());
+            if setup.auth.iter().any(|line| line.contains("api_key")) {
+                args.extend(["--auth", "keys"]);
+            }
             keys.insert((*name).to_owned(), weir(&args).trim().to_owned());
         }
         let child = serve(&folder);

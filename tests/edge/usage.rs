@@ -20,10 +20,13 @@ pub struct Row {
     pub bytes_in: i64,
     pub bytes_out: i64,
     pub attempts: Vec<serde_json::Value>,
+    pub tenant: String,
+    pub user: Option<String>,
+    pub auth_method: String,
 }
 
 const QUERY: &str = "SELECT request_id, status, surface, http_status, error_code, input_total, output_total,
-    delivered_output, usage_source, bytes_in, bytes_out, attempts FROM usage_records";
+    delivered_output, usage_source, bytes_in, bytes_out, attempts, tenant_id, user_id, auth_method FROM usage_records";
 
 /// Runs the writer until the table holds `count` rows, lets it finish, and returns every row by request id. Panics if
 /// that many do not come within the deadline, or more are there in the end.
@@ -70,5 +73,8 @@ fn parse(row: &SqlRow<'_>) -> rusqlite::Result<Row> {
         bytes_in: row.get(9)?,
         bytes_out: row.get(10)?,
         attempts: serde_json::from_str(&attempts).expect("attempts are a JSON list"),
+        tenant: row.get(12)?,
+        user: row.get(13)?,
+        auth_method: row.get(14)?,
     })
 }
