@@ -17,8 +17,10 @@ pub mod secret;
 pub mod include;
 pub mod snapshot;
 pub mod section;
+pub mod stored;
 pub mod validate;
 pub mod effective;
 pub mod load;
 
 pub use load::{Loaded, default_file, examine, load, load_text};
+pub use stored::{plan_from_json, tenant_models};

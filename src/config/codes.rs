@@ -56,10 +56,16 @@ codes! {
     NoAction = "E026", "a route that does nothing, or two things";
     Contradiction = "E027", "two settings that exclude each other";
     BadWord = "E028", "a name, header, method or path of a wrong form";
+    BadExpression = "E029", "a CEL expression that does not compile";
+    BadCertificate = "E030", "a certificate or private key that cannot be used";
     Unreachable = "W001", "an earlier route takes everything that this one matches";
     OpenToNetwork = "W002", "no authentication on a listener that others can reach";
     NoEffect = "W003", "accepted, and without effect in this version";
     Unused = "W004", "defined, and nothing refers to it";
+    ReplacesBuiltIn = "W005", "a role that replaces a built-in one";
+    ExposedFile = "W006", "a file with a secret that others may read";
+    Idle = "W007", "a setting that nothing brings into play";
+    Untied = "W008", "any of several authorities may vouch for any identity";
 }
 
 #[cfg(test)]

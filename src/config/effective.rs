@@ -1,13 +1,15 @@
 //! The configuration as it is in force, as text again: includes, defaults and variables resolved, secrets not shown.
 //! Loading the text gives an equal snapshot.
 
+pub mod access;
+pub mod auth;
 pub mod layout;
 pub mod pools;
 pub mod sections;
 
 use super::diagnostic::Findings;
 use super::snapshot::Snapshot;
-use super::tree::Node;
+use super::tree::{Kind, Node};
 use serde_yaml::{Mapping, Value};
 
 /// The effective text.
@@ -41,10 +43,19 @@ fn texts<T: ToString>(items: impl IntoIterator<Item = T>) -> Value {
 
 /// A reference to a secret as it was written: the reference is no secret, its value never gets here.
 fn reference(node: Option<&Node>) -> Value {
-    let Some(entry) = node.and_then(|node| node.entries().first()) else { return Value::Null };
-    match &entry.value.kind {
-        super::tree::Kind::Scalar { text, .. } => map([(entry.key.as_str(), Value::from(text.as_str()))]),
-        _ => Value::Null,
+    node.filter(|node| super::secret::is_reference(node)).map_or(Value::Null, written)
+}
+
+/// A tree as it was written, its scalars as texts.
+fn written(node: &Node) -> Value {
+    match &node.kind {
+        Kind::Null => Value::Null,
+        Kind::Scalar { text, .. } => text.as_str().into(),
+        Kind::List(items) => Value::Sequence(items.iter().map(written).collect()),
+        Kind::Map(entries) => {
+            let entries = entries.iter().map(|entry| (Value::from(entry.key.as_str()), written(&entry.value)));
+            Value::Mapping(entries.collect())
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 /// Text that looks like a secret: behind a secret's key, or between `//` and `@` of a URL.
 static LOOKS_SECRET: LazyLock<Option<regex::Regex>> = LazyLock::new(|| {
     regex::Regex::new(
-        r#"(?:\b(?:bearer|pepper|password|secret|token)["']?[ \t]*:[ \t]*([^\s{\[#][^#\n]*))|//([^/\s@"']+)@"#,
+        r#"(?:\b(?:bearer|pepper|password|secret|client_secret|token)["']?[ \t]*:[ \t]*([^\s{\[#][^#\n]*))|(?:\b(?:signed["']?[ \t]*:[ \t]*\{[ \t]*key|header["']?[ \t]*:[ \t]*\{[^}\n]*\bvalue)["']?[ \t]*:[ \t]*([^\s{\[#][^#\n]*))|//([^/\s@"']+)@"#,
     )
     .ok()
 });
@@ -42,6 +42,10 @@ mod tests {
         assert_eq!(shown.len(), text.len(), "bytes keep their places");
         assert!(!shown.contains("sk-123") && !shown.contains("pw"), "no secret is left: {shown}");
         assert!(shown.contains("a: 1") && shown.contains("@host/"), "the rest is: {shown}");
+        for text in ["signed: { key: hush }", "header: { name: x-key, value: hush }", "client_secret: hush"] {
+            let shown = mask_text(text);
+            assert!(!shown.contains("hush") && shown.len() == text.len(), "the value of {text}: {shown}");
+        }
         assert!(mask_text("bearer: { env: KEY }").contains("KEY"), "a reference is no secret");
     }
 }

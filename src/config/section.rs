@@ -1,17 +1,23 @@
 //! Sections of the file to the types of the snapshot, one file each. What holds between sections is in `validate`.
 
 pub mod auth;
+pub mod authorization;
 pub mod backends;
+pub mod credentials;
+pub mod expression;
 pub mod listeners;
 pub mod matcher;
 pub mod names;
 pub mod plans;
 pub mod policy;
 pub mod pools;
+pub mod roles;
 pub mod routes;
 pub mod server;
+pub mod store;
 pub mod telemetry;
 pub mod tenants;
+pub mod tls;
 pub mod usage;
 
 use super::codes::Code;
@@ -29,6 +35,8 @@ const KNOWN: &[&str] = &[
     "pools",
     "routes",
     "auth",
+    "roles",
+    "authorization",
     "plans",
     "tenants",
     "store",
@@ -37,7 +45,7 @@ const KNOWN: &[&str] = &[
     "telemetry",
 ];
 /// Top-level keys of later versions.
-const LATER: &[&str] = &["roles", "plugins"];
+const LATER: &[&str] = &["plugins"];
 
 /// Compiles a tree. Where it is wrong, defaults stand in: the result is of use only if nothing was found.
 #[must_use]
@@ -52,7 +60,7 @@ pub fn compile(root: &Item<'_>, broken: bool, file: &Path) -> Snapshot {
         root.error(Code::Missing, "`version` is required".into(), hint);
     }
     let names = Names::of(root.node, broken);
-    let server = server::server(&top.item("server"));
+    let server = server::server(&top.item("server"), &names);
     let state = &server.state_dir;
     let pools = pools::pools(&top);
     Snapshot {
@@ -63,10 +71,12 @@ pub fn compile(root: &Item<'_>, broken: bool, file: &Path) -> Snapshot {
         auth: auth::authenticators(&top.item("auth"), state),
         plans: plans::plans(&top.item("plans")),
         tenants: tenants::tenants(&top.item("tenants"), &names),
-        store: usage::store(&top.item("store"), state),
+        store: store::store(&top.item("store"), state),
         limits: usage::limits(&top.item("limits")),
         usage: usage::usage(&top.item("usage"), &server),
         telemetry: telemetry::telemetry(&top.item("telemetry")),
+        roles: roles::roles(&top.item("roles")),
+        authorization: authorization::rules(&top.item("authorization")),
         pools,
         server,
     }

@@ -3,8 +3,18 @@
 //! Everything here is checked: names resolve, patterns compile, units are parsed. Building one is the work of
 //! the rest of `config/`.
 
+mod access;
+
+pub use crate::logic::access::directory::Tenant;
+pub use access::{
+    ApiKeyAuth, Authenticator, ClaimMapping, ClientCertAuth, ExtAuthzAuth, IntrospectionAuth, JwtAlgorithm, JwtAuth,
+    JwtKeys, PepperSource, Push, Secret, Store, StoreTarget,
+};
+
 use crate::domain::ids::{BackendId, PlanId, PoolId, RouteId, TenantId};
 use crate::domain::limit::Plan;
+use crate::logic::access::rule::Rule;
+use crate::logic::access::scopes::Roles;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -33,8 +43,12 @@ pub struct Snapshot {
     pub plans: BTreeMap<PlanId, Arc<Plan>>,
     /// Tenants by name; `default` is always there.
     pub tenants: BTreeMap<TenantId, Tenant>,
-    /// Where keys live.
-    pub store: PathBuf,
+    /// Where keys, and tenants that are not configured, live.
+    pub store: Store,
+    /// Roles by name, the built-in ones included.
+    pub roles: Roles,
+    /// Rules that every authenticated request must pass, in file order.
+    pub authorization: Vec<Rule>,
     /// Limits' own settings.
     pub limits: Limits,
     /// Usage settings.
@@ -58,6 +72,8 @@ pub struct Server {
     pub drain_delay: Duration,
     /// The admin listener.
     pub admin: SocketAddr,
+    /// Authenticators that the admin API accepts; empty: those that take API keys.
+    pub admin_auth: Vec<String>,
 }
 
 /// `listeners.NAME`
@@ -77,6 +93,21 @@ pub struct Listener {
     pub header_timeout: Duration,
     /// Between two requests of one connection.
     pub idle_timeout: Duration,
+    /// TLS; `None`: plain text.
+    pub tls: Option<ListenerTls>,
+}
+
+/// `listeners.NAME.tls`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListenerTls {
+    /// PEM files: certificate chain and private key, each.
+    pub certificates: Vec<(PathBuf, PathBuf)>,
+    /// Refuse TLS 1.2.
+    pub only_tls13: bool,
+    /// PEM file of the authorities whose client certificates are accepted; `None`: none is asked for.
+    pub client_ca: Option<PathBuf>,
+    /// Refuse connections without a client certificate (else other credentials may do).
+    pub client_required: bool,
 }
 
 /// Which engine or provider a pool's backends are.
@@ -160,10 +191,28 @@ pub struct Pool {
     pub max_inflight: usize,
     /// Set `cache_salt` per tenant, and keep tenants apart in the prefix index.
     pub isolate_tenants: bool,
-    /// Sent as `Authorization: Bearer`, if any.
-    pub bearer: Option<Secret>,
+    /// Our credential upstream, set last.
+    pub credential: Option<Credential>,
+    /// Tell the backends who calls.
+    pub identity: Option<ForwardIdentity>,
     /// What to do upstream when the client leaves: true = cancel.
     pub cancel_on_disconnect: bool,
+}
+
+/// `pools.NAME.credentials`
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// `Authorization: Bearer …`
+    Bearer(Secret),
+    /// A header of another name, lower case.
+    Header(String, Secret),
+}
+
+/// `pools.NAME.identity`: `x-weir-tenant`, `x-weir-team`, `x-weir-user` and `x-weir-key` to trusted backends.
+#[derive(Clone, Debug)]
+pub struct ForwardIdentity {
+    /// The key of `x-weir-signature` (HMAC-SHA-256); `None`: plain.
+    pub sign: Option<Secret>,
 }
 
 /// One replica.
@@ -306,6 +355,8 @@ pub struct Route {
     pub matcher: Match,
     /// Names of authenticators; empty: open to everyone.
     pub auth: Vec<String>,
+    /// `match.when`: a condition over `auth`, `request` and `now`; `None`: none.
+    pub when: Option<crate::logic::access::expression::Expression>,
     /// Where to.
     pub action: Action,
     /// Model name to use upstream.
@@ -366,56 +417,6 @@ pub enum PathMatch {
     Prefix(String),
     /// Paths that match.
     Regex(regex::Regex),
-}
-
-/// `auth.NAME`
-#[derive(Clone, Debug)]
-pub enum Authenticator {
-    /// API keys of Weir's own.
-    ApiKey(ApiKeyAuth),
-}
-
-/// `auth.NAME.api_key`
-#[derive(Clone, Debug)]
-pub struct ApiKeyAuth {
-    /// Request headers that may carry a key, lower case.
-    pub headers: Vec<String>,
-    /// Second part of new keys.
-    pub tag: String,
-    /// Where the pepper is.
-    pub pepper: PepperSource,
-    /// How old a key snapshot may be while the store is down.
-    pub max_stale: Duration,
-}
-
-/// Where the HMAC pepper comes from.
-#[derive(Clone, Debug)]
-pub enum PepperSource {
-    /// A value that was read at load (from env or a configured file).
-    Value(Secret),
-    /// STATE_DIR/pepper, made on first use.
-    StateFile(PathBuf),
-}
-
-/// A secret. `Debug` prints `***`; it is never serialised.
-#[derive(Clone)]
-pub struct Secret(pub Arc<zeroize::Zeroizing<Vec<u8>>>);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("***")
-    }
-}
-
-/// `tenants.NAME`
-#[derive(Clone, Debug, Default)]
-pub struct Tenant {
-    /// Its plan; `None`: no limits.
-    pub plan: Option<PlanId>,
-    /// Models it may use; `None`: all.
-    pub models: Option<globset::GlobSet>,
-    /// The same as they were written.
-    pub model_patterns: Vec<String>,
 }
 
 /// `limits:`

@@ -2,6 +2,7 @@
 
 pub mod binds;
 pub mod exposure;
+pub mod identity;
 pub mod names;
 pub mod reach;
 
@@ -13,10 +14,14 @@ use super::snapshot::Snapshot;
 pub fn check(root: &Item<'_>, snapshot: &Snapshot, broken: bool) {
     binds::check(root, snapshot);
     names::backends(root, snapshot);
+    identity::pepper(root, snapshot);
+    identity::issuers(root, snapshot);
     if broken || root.findings.failed() {
         return;
     }
     names::unused(root, snapshot);
     reach::check(root, snapshot);
     exposure::check(root, snapshot);
+    identity::idle(root, snapshot);
+    identity::untied(root, snapshot);
 }

@@ -1,6 +1,7 @@
 //! How the effective text is laid out: one value a line, its origin behind it. Scalars are written by `serde_yaml`.
 
 use crate::config::diagnostic::Findings;
+use crate::config::secret::is_reference;
 use crate::config::tree::{Kind, Node};
 use serde_yaml::Value;
 use std::fmt::Write;
@@ -35,8 +36,9 @@ impl<'o> Trail<'o> {
     }
 
     fn key(self, key: &str) -> Self {
-        let secret = self.secret || matches!(key, "bearer" | "pepper");
-        Self { secret, ..self.step(self.node.and_then(|node| node.get(key))) }
+        let node = self.node.and_then(|node| node.get(key));
+        let secret = self.secret || node.is_some_and(is_reference);
+        Self { secret, ..self.step(node) }
     }
 
     fn index(self, index: usize) -> Self {

@@ -1,7 +1,9 @@
 //! `pools` of the effective text.
 
 use super::{at, map, reference, texts};
-use crate::config::snapshot::{Backend, CostConstants, Policy, Pool, Retry, RetryOn, Timeouts};
+use crate::config::snapshot::{
+    Backend, CostConstants, Credential, ForwardIdentity, Policy, Pool, Retry, RetryOn, Timeouts,
+};
 use crate::config::tree::Node;
 use crate::config::units::{Size, Span};
 use serde_yaml::Value;
@@ -10,8 +12,22 @@ use std::time::Duration;
 /// One pool.
 #[must_use]
 pub fn pool(pool: &Pool, root: &Node) -> Value {
-    let bearer = reference(at(root, &["pools", pool.id.as_str(), "credentials", "bearer"]));
-    let credentials = if pool.bearer.is_some() { map([("bearer", bearer)]) } else { Value::Null };
+    let secret = |path: &[&str]| reference(at(root, &[&["pools", pool.id.as_str()], path].concat()));
+    let credentials = match &pool.credential {
+        None => Value::Null,
+        Some(Credential::Bearer(_)) => map([("bearer", secret(&["credentials", "bearer"]))]),
+        Some(Credential::Header(name, _)) => {
+            let value = secret(&["credentials", "header", "value"]);
+            map([("header", map([("name", name.as_str().into()), ("value", value)]))])
+        }
+    };
+    let identity = match &pool.identity {
+        None => Value::Null,
+        Some(ForwardIdentity { sign: None }) => "plain".into(),
+        Some(ForwardIdentity { sign: Some(_) }) => {
+            map([("signed", map([("key", secret(&["identity", "signed", "key"]))]))])
+        }
+    };
     let models = if pool.models.is_empty() { Value::Null } else { texts(&pool.models) };
     map([
         ("engine", pool.engine.name().into()),
@@ -25,6 +41,7 @@ pub fn pool(pool: &Pool, root: &Node) -> Value {
         ("queue", map([("max_inflight", pool.max_inflight.into())])),
         ("kv_isolation", if pool.isolate_tenants { "tenant" } else { "none" }.into()),
         ("credentials", credentials),
+        ("identity", identity),
         ("on_disconnect", if pool.cancel_on_disconnect { "cancel" } else { "drain" }.into()),
     ])
 }

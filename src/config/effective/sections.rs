@@ -1,15 +1,14 @@
 //! Every section of the effective text but the pools.
 
-use super::{at, map, pools, reference, texts};
+use super::{access, auth, map, pools, texts};
 use crate::config::snapshot::{
-    Action, Authenticator, Durability, Listener, Match, PathMatch, PepperSource, Route, Server, Snapshot, Telemetry,
-    Tenant, Usage,
+    Action, Durability, Listener, ListenerTls, PathMatch, Route, Server, Snapshot, Telemetry, Usage,
 };
 use crate::config::tree::Node;
 use crate::config::units::{Rate, Size, Span};
 use crate::domain::limit::{Dimension, LimitRule, Mode, Plan};
 use serde_yaml::{Mapping, Value};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The whole document.
@@ -17,9 +16,9 @@ use std::time::Duration;
 pub fn document(snapshot: &Snapshot, root: &Node) -> Value {
     let listeners = snapshot.listeners.iter().map(|one| (one.name.clone(), listener(one)));
     let pools = snapshot.pools.iter().map(|pool| (pool.id.to_string(), pools::pool(pool, root)));
-    let auth = snapshot.auth.iter().map(|(name, one)| (name.clone(), authenticator(name, one, root)));
+    let authenticators = snapshot.auth.iter().map(|(name, one)| (name.clone(), auth::authenticator(name, one, root)));
     let plans = snapshot.plans.iter().map(|(name, one)| (name.to_string(), map([("limits", limits(one))])));
-    let tenants = snapshot.tenants.iter().map(|(name, one)| (name.to_string(), tenant(one)));
+    let tenants = snapshot.tenants.iter().map(|(name, one)| (name.to_string(), access::tenant(one)));
     let routes = snapshot.routes.iter().map(|one| route(one, snapshot));
     let estimate = map([("tokenizer", "bytes".into())]);
     let own = [
@@ -33,10 +32,12 @@ pub fn document(snapshot: &Snapshot, root: &Node) -> Value {
         ("listeners", named(listeners)),
         ("pools", named(pools)),
         ("routes", Value::Sequence(routes.collect())),
-        ("auth", if snapshot.auth.is_empty() { Value::Null } else { named(auth) }),
+        ("auth", if snapshot.auth.is_empty() { Value::Null } else { named(authenticators) }),
+        ("roles", access::roles(&snapshot.roles)),
+        ("authorization", access::authorization(&snapshot.authorization)),
         ("plans", named(plans)),
         ("tenants", named(tenants)),
-        ("store", map([("sqlite", path(&snapshot.store))])),
+        ("store", access::store(&snapshot.store, root)),
         ("limits", map(own)),
         ("usage", usage(&snapshot.usage)),
         ("telemetry", telemetry(&snapshot.telemetry)),
@@ -60,13 +61,14 @@ fn size(bytes: u64) -> Value {
 }
 
 fn server(server: &Server) -> Value {
+    let admin_auth = if server.admin_auth.is_empty() { Value::Null } else { texts(&server.admin_auth) };
     map([
         ("workers", server.workers.into()),
         ("state_dir", path(&server.state_dir)),
         ("max_connections", server.max_connections.into()),
         ("drain_timeout", span(server.drain_timeout)),
         ("drain_delay", span(server.drain_delay)),
-        ("admin", map([("bind", server.admin.to_string().into())])),
+        ("admin", map([("bind", server.admin.to_string().into()), ("auth", admin_auth)])),
     ])
 }
 
@@ -77,7 +79,23 @@ fn listener(listener: &Listener) -> Value {
         ("header_timeout", span(listener.header_timeout)),
         ("idle_timeout", span(listener.idle_timeout)),
     ]);
-    map([("bind", texts(&listener.bind)), ("trusted_proxies", texts(&listener.trusted_proxies)), ("limits", limits)])
+    map([
+        ("bind", texts(&listener.bind)),
+        ("trusted_proxies", texts(&listener.trusted_proxies)),
+        ("limits", limits),
+        ("tls", listener.tls.as_ref().map_or(Value::Null, tls)),
+    ])
+}
+
+fn tls(tls: &ListenerTls) -> Value {
+    let pair = |(cert, key): &(PathBuf, PathBuf)| map([("cert", path(cert)), ("key", path(key))]);
+    let client = if tls.client_required { "required" } else { "optional" };
+    map([
+        ("certificates", Value::Sequence(tls.certificates.iter().map(pair).collect())),
+        ("min_version", if tls.only_tls13 { "1.3" } else { "1.2" }.into()),
+        ("client_ca", tls.client_ca.as_ref().map_or(Value::Null, |file| path(file))),
+        ("client_cert", if tls.client_ca.is_some() { client.into() } else { Value::Null }),
+    ])
 }
 
 fn route(route: &Route, snapshot: &Snapshot) -> Value {
@@ -94,7 +112,7 @@ fn route(route: &Route, snapshot: &Snapshot) -> Value {
     let rewrite = route.rewrite_model.as_ref().map_or(Value::Null, |model| map([("model", model.as_str().into())]));
     map([
         ("name", route.id.as_str().into()),
-        ("match", conditions(&route.matcher)),
+        ("match", conditions(route)),
         ("auth", if route.auth.is_empty() { "none".into() } else { texts(&route.auth) }),
         ("rewrite", rewrite),
         ("to", to),
@@ -103,7 +121,8 @@ fn route(route: &Route, snapshot: &Snapshot) -> Value {
     ])
 }
 
-fn conditions(matcher: &Match) -> Value {
+fn conditions(route: &Route) -> Value {
+    let matcher = &route.matcher;
     let word = |word: &Option<String>| word.as_ref().map_or(Value::Null, |word| word.as_str().into());
     let path = match &matcher.path {
         PathMatch::Any => Value::Null,
@@ -117,26 +136,12 @@ fn conditions(matcher: &Match) -> Value {
         ("path", path),
         ("method", if matcher.methods.is_empty() { Value::Null } else { texts(&matcher.methods) }),
         ("model", patterns(matcher.models.is_some(), &matcher.model_patterns)),
+        ("when", route.when.as_ref().map_or(Value::Null, |when| when.text().into())),
     ])
 }
 
 fn patterns(some: bool, written: &[String]) -> Value {
     if some { texts(written) } else { Value::Null }
-}
-
-fn authenticator(name: &str, authenticator: &Authenticator, root: &Node) -> Value {
-    let Authenticator::ApiKey(keys) = authenticator;
-    let pepper = match &keys.pepper {
-        PepperSource::Value(_) => reference(at(root, &["auth", name, "api_key", "pepper"])),
-        PepperSource::StateFile(_) => Value::Null,
-    };
-    let settings = map([
-        ("headers", texts(&keys.headers)),
-        ("tag", keys.tag.as_str().into()),
-        ("pepper", pepper),
-        ("max_stale", span(keys.max_stale)),
-    ]);
-    map([("api_key", settings)])
 }
 
 fn limits(plan: &Plan) -> Value {
@@ -162,13 +167,6 @@ fn rule(rule: &LimitRule) -> Value {
         ("burst", if rule.burst == rule.limit { Value::Null } else { rule.burst.into() }),
         ("strict", if rule.strict { true.into() } else { Value::Null }),
         ("mode", if rule.mode == Mode::Shadow { "shadow" } else { "enforce" }.into()),
-    ])
-}
-
-fn tenant(tenant: &Tenant) -> Value {
-    map([
-        ("plan", tenant.plan.as_ref().map_or(Value::Null, |plan| plan.as_str().into())),
-        ("models", patterns(tenant.models.is_some(), &tenant.model_patterns)),
     ])
 }
 

@@ -2,6 +2,7 @@
 
 use super::names::check_name;
 use super::server::address;
+use super::tls::tls;
 use crate::config::codes::Code;
 use crate::config::field::{Fields, Item, fit};
 use crate::config::snapshot::Listener;
@@ -33,7 +34,7 @@ pub fn listeners(top: &Fields<'_>, broken: bool) -> Vec<Arc<Listener>> {
 
 fn listener(name: &str, item: &Item<'_>) -> Listener {
     let fields =
-        item.fields(&["bind", "protocols", "trusted_proxies", "limits"], &["tls", "redirect_https", "proxy_protocol"]);
+        item.fields(&["bind", "protocols", "trusted_proxies", "limits", "tls"], &["redirect_https", "proxy_protocol"]);
     let limits = fields.item("limits").fields(&["header_bytes", "body_bytes", "header_timeout", "idle_timeout"], &[]);
     if let Some(protocols) = fields.get("protocols") {
         for protocol in protocols.list() {
@@ -55,6 +56,7 @@ fn listener(name: &str, item: &Item<'_>) -> Listener {
         body_bytes: limits.or("body_bytes", Item::size, 20 << 20),
         header_timeout: limits.or("header_timeout", Item::wait, Duration::from_secs(10)),
         idle_timeout: limits.or("idle_timeout", Item::wait, Duration::from_secs(75)),
+        tls: fields.get("tls").and_then(|item| tls(&item)),
     }
 }
 

@@ -1,21 +1,29 @@
 //! `routes[].match` – the conditions of a route, compiled; and the globs of model names.
 
+use super::expression::{CONDITION, expression};
 use super::names::{Kind, Names};
 use super::pools::absolute_path;
 use crate::config::codes::Code;
 use crate::config::field::Item;
 use crate::config::snapshot::{Match, PathMatch};
 use crate::config::suggest;
+use crate::logic::access::expression::Expression;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 /// Bytes that one compiled regular expression may take.
 const MAX_REGEX_BYTES: usize = 1 << 20;
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
+/// Reads `match.when`, which is the route's.
+#[must_use]
+pub fn condition(item: &Item<'_>) -> Option<Expression> {
+    expression(&item.fields_unchecked().get("when")?, CONDITION)
+}
+
 /// Reads a `match:`.
 #[must_use]
 pub fn matcher<'t>(item: &Item<'t>, names: &Names<'t>) -> Match {
-    let fields = item.fields(&["listener", "host", "path", "method", "model"], &["when", "headers", "query", "client"]);
+    let fields = item.fields(&["listener", "host", "path", "method", "model", "when"], &["headers", "query", "client"]);
     let listener = fields.get("listener").and_then(|item| names.refer(&item, Kind::Listener));
     let (models, model_patterns) = fields.get("model").map(|item| models(&item)).unwrap_or_default();
     Match {

@@ -26,7 +26,9 @@ pub fn plans(item: &Item<'_>) -> Plans {
     read.collect()
 }
 
-fn plan(name: &str, item: &Item<'_>) -> Plan {
+/// One plan; its rules carry its name.
+#[must_use]
+pub fn plan(name: &str, item: &Item<'_>) -> Plan {
     let fields = item.fields(&["limits"], &["budget", "priority", "models"]);
     let later = ["input_tokens", "output_tokens", "spend"];
     let limits = fields.item("limits").fields(&["requests", "tokens", "concurrency", "max_tokens_per_request"], &later);
@@ -106,8 +108,11 @@ fn burst(item: &Item<'_>, dimension: Dimension, window: Window) -> Option<u64> {
     Some(burst)
 }
 
-/// True if some tenant of the snapshot counts by this plan.
+/// True if some tenant, team or user of the snapshot counts by this plan.
 #[must_use]
 pub fn is_used(snapshot: &Snapshot, plan: &PlanId) -> bool {
-    snapshot.tenants.values().any(|tenant| tenant.plan.as_ref() == Some(plan))
+    snapshot.tenants.values().any(|tenant| {
+        let members = tenant.teams.values().chain(tenant.users.values()).map(|member| &member.plan);
+        members.chain([&tenant.plan]).flatten().any(|used| used == plan)
+    })
 }

@@ -1,14 +1,12 @@
 //! `pools:` – backends that serve one model, and how they are treated.
 
 use super::backends::backends;
+use super::credentials::{credentials, identity};
 use super::names::check_name;
 use super::policy::policy;
 use crate::config::codes::Code;
 use crate::config::field::{Fields, Item, fit};
-use crate::config::secret;
-use crate::config::snapshot::{
-    CostConstants, Engine, Health, Keepalive, Policy, Pool, Retry, RetryOn, Secret, Timeouts,
-};
+use crate::config::snapshot::{CostConstants, Engine, Health, Keepalive, Policy, Pool, Retry, RetryOn, Timeouts};
 use crate::domain::ids::PoolId;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +23,7 @@ const KNOWN: &[&str] = &[
     "queue",
     "kv_isolation",
     "credentials",
+    "identity",
     "on_disconnect",
 ];
 const LATER: &[&str] = &["discover", "outlier", "load"];
@@ -70,7 +69,8 @@ fn pool(name: &str, item: &Item<'_>) -> Pool {
         keepalive: keepalive(&fields.item("keepalive")),
         max_inflight: queue.or("max_inflight", |item| item.count().map(|n| fit(n, usize::MAX)), 0),
         isolate_tenants: fields.or("kv_isolation", |item| isolation(item, engine), engine.cache_salt()),
-        bearer: fields.get("credentials").and_then(|item| credentials(&item)),
+        credential: fields.get("credentials").and_then(|item| credentials(&item)),
+        identity: fields.get("identity").and_then(|item| identity(&item)),
         cancel_on_disconnect: fields.or("on_disconnect", on_disconnect, engine.self_hosted()),
     }
 }
@@ -198,17 +198,6 @@ fn isolation(item: &Item<'_>, engine: Engine) -> Option<bool> {
         item.error(Code::Contradiction, message, Some("use `kv_isolation: none`".into()));
     }
     Some(tenant)
-}
-
-fn credentials(item: &Item<'_>) -> Option<Secret> {
-    let fields = item.fields(&["bearer"], &["api_key", "header", "gcp_service_account", "aws", "azure"]);
-    let item = fields.get("bearer")?;
-    let secret = secret::read(&item)?;
-    if http::HeaderValue::from_bytes(&secret.0).is_err() {
-        item.error(Code::BadSecret, "the secret cannot stand in a header".into(), None);
-        return None;
-    }
-    Some(secret)
 }
 
 fn on_disconnect(item: &Item<'_>) -> Option<bool> {

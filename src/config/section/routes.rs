@@ -1,7 +1,7 @@
 //! `routes:` – what goes where, in file order.
 
 use super::backends::weight;
-use super::matcher::matcher;
+use super::matcher::{condition, matcher};
 use super::names::{Kind, Names, check_name};
 use super::pools::texts;
 use crate::config::codes::Code;
@@ -53,6 +53,7 @@ fn route<'t>(item: &Item<'t>, index: usize, names: &Names<'t>) -> Route {
         action: action(&fields, names),
         rewrite_model: rewrite.get("model").and_then(|item| texts(&item)?.into_iter().next()),
         meter: fields.or("meter", Item::flag, false),
+        when: condition(&fields.item("match")),
     }
 }
 

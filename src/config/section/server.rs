@@ -1,5 +1,6 @@
 //! `server:` – process-wide settings.
 
+use super::names::{Kind, Names};
 use crate::config::codes::Code;
 use crate::config::field::{Fields, Item, fit};
 use crate::config::snapshot::Server;
@@ -14,11 +15,11 @@ const MAX_WORKERS: usize = 1_024;
 
 /// Reads `server:`.
 #[must_use]
-pub fn server(item: &Item<'_>) -> Server {
+pub fn server<'t>(item: &Item<'t>, names: &Names<'t>) -> Server {
     let known = ["workers", "state_dir", "max_connections", "drain_timeout", "drain_delay", "reload", "admin"];
     let fields = item.fields(&known, &[]);
     reload(&fields);
-    let admin = fields.item("admin").fields(&["bind"], &["token", "tls"]);
+    let admin = fields.item("admin").fields(&["bind", "auth"], &["token", "tls"]);
     Server {
         workers: fields.or("workers", workers, automatic()),
         state_dir: fields.or("state_dir", path, PathBuf::from("var")),
@@ -30,16 +31,27 @@ pub fn server(item: &Item<'_>) -> Server {
         drain_timeout: fields.or("drain_timeout", Item::duration, Duration::from_secs(600)),
         drain_delay: fields.or("drain_delay", Item::duration, Duration::ZERO),
         admin: admin.or("bind", address, SocketAddr::from((Ipv4Addr::LOCALHOST, 9901))),
+        admin_auth: admin.or("auth", |item| Some(admin_auth(item, names)), Vec::new()),
     }
 }
 
-/// `reload: { watch, debounce }` is part of the schema; HUP and POST /-/reload need no setting.
+/// Who may use the admin API; the key is absent where that is who has an API key.
+fn admin_auth<'t>(item: &Item<'t>, names: &Names<'t>) -> Vec<String> {
+    let listed = item.list();
+    if listed.is_empty() {
+        let hint = Some("leave the key out for API keys, or name some authenticators".to_owned());
+        item.error(Code::EmptyPool, "an empty list says neither nobody nor everybody".into(), hint);
+    }
+    listed.iter().filter_map(|item| names.refer(item, Kind::Auth)).map(str::to_owned).collect()
+}
+
+/// `reload: { watch, debounce }` is part of the schema; this version reads its configuration at its start only.
 fn reload(fields: &Fields<'_>) {
     let reload = fields.item("reload").fields(&["watch", "debounce"], &[]);
     let watch = reload.or("watch", Item::flag, false);
     let _ = reload.get("debounce").and_then(|item| item.wait());
     if watch {
-        let hint = Some("reload with SIGHUP or POST /-/reload".to_owned());
+        let hint = Some("restart Weir to bring changes into force".to_owned());
         reload.item("watch").error(Code::NoEffect, "files are not watched by this version".into(), hint);
     }
 }

@@ -1,10 +1,10 @@
-//! `usage:`, `store:` and `limits:` – where keys and records live, and the limits' own settings.
+//! `usage:` and `limits:` – where records live, and the limits' own settings.
 
 use super::server::path;
 use crate::config::codes::Code;
 use crate::config::field::{Item, fit};
 use crate::config::snapshot::{Durability, Limits, Server, Spool, Usage};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// Slots of 256 bytes: a table of 16 MiB.
@@ -13,12 +13,6 @@ const SLOTS: u32 = 65_536;
 const MAX_SLOTS: u64 = 4 << 20;
 /// The smallest spool: it must hold a few segments.
 const MIN_SPOOL_BYTES: u64 = 1 << 20;
-
-/// Reads `store:`: the SQLite file of keys.
-#[must_use]
-pub fn store(item: &Item<'_>, state_dir: &Path) -> PathBuf {
-    item.fields(&["sqlite"], &["postgres"]).or("sqlite", path, state_dir.join("weir.db"))
-}
 
 /// Reads `limits:`.
 #[must_use]

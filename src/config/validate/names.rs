@@ -44,7 +44,9 @@ pub fn unused(root: &Item<'_>, snapshot: &Snapshot) {
     if snapshot.auth.is_empty() {
         for plan in snapshot.plans.keys().filter(|plan| !is_used(snapshot, plan)) {
             let item = top.item("plans").fields_unchecked().item(plan.as_str());
-            let hint = Some("name it at a tenant; without `auth` there are no keys that could have it".to_owned());
+            let hint = Some(
+                "name it at a tenant, team or user; without `auth` there are no keys that could have it".to_owned(),
+            );
             item.error(Code::Unused, format!("no tenant has plan `{plan}`"), hint);
         }
     }

@@ -26,7 +26,8 @@ pub fn check(root: &Item<'_>, snapshot: &Snapshot) {
 
 fn covers(earlier: &Route, later: &Route, snapshot: &Snapshot) -> bool {
     let (one, other) = (&earlier.matcher, &later.matcher);
-    (one.listener.is_none() || one.listener == other.listener)
+    (earlier.when.is_none() || earlier.when == later.when)
+        && (one.listener.is_none() || one.listener == other.listener)
         && host_covers(one.host.as_deref(), other.host.as_deref())
         && path_covers(&one.path, &other.path)
         && (one.methods.is_empty()
