@@ -12,4 +12,5 @@ pub mod peer;
 pub mod proxy;
 pub mod respond;
 pub mod server;
+pub mod tls;
 pub mod upstream;

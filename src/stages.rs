@@ -23,3 +23,6 @@ pub mod dispatch;
 pub mod forward;
 pub mod meter;
 pub mod settle;
+
+#[cfg(test)]
+mod tests;

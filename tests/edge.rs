@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test that cannot go on fails
 
 mod edge {
+    pub mod access;
     pub mod backend;
     pub mod cases;
     pub mod client;
@@ -11,10 +12,12 @@ mod edge {
     pub mod errors;
     pub mod framing;
     pub mod heads;
+    pub mod identity;
     pub mod life;
     pub mod plain;
     pub mod proxy;
     pub mod say;
     pub mod streams;
+    pub mod tls;
     pub mod usage;
 }

@@ -3,7 +3,8 @@
 
 use super::context::{Context, Phase};
 use super::respond::Document;
-use super::{body, respond};
+use super::{body, respond, tls};
+use crate::admin::me;
 use crate::config::snapshot::{Action, Listener, Route};
 use crate::domain::call::Call;
 use crate::domain::ids::RequestId;
@@ -14,7 +15,7 @@ use crate::domain::units::Micros;
 use crate::exchange::{Claim, Exchange};
 use crate::runtime::{Runtime, Share};
 use crate::stages::accept::{self, Accepted, Facts, Head};
-use crate::stages::authenticate::{self, Caller};
+use crate::stages::authenticate::{self, Arrival, Caller};
 use crate::stages::body::Destination;
 use crate::stages::debit;
 use crate::stages::{body as understanding, check, settle};
@@ -50,17 +51,20 @@ pub async fn admit(session: &mut Session, context: &mut Context, listener: &List
             Ok(false)
         }
         Ok(Outcome::Document(caller, document)) => {
-            settle::answered(&runtime, &facts, document.status, document.text.len());
+            settle::answered(&runtime, &facts, &caller, (document.status, document.text.len()));
             context.phase = Phase::Closed(Box::new(facts.clone()));
             let standings = debit::standings(&runtime, &caller);
-            respond::document(session, &runtime, &facts, document, &standings).await?;
+            let caller = respond::Caller { standings: &standings, deprecated_until: caller.deprecated_until };
+            respond::document(session, &runtime, &facts, document, caller).await?;
             Ok(true)
         }
         Err((principal, refusal)) => {
             context.refuse(principal.as_ref(), &refusal);
             if refusal != Refusal::ClientClosed {
-                let standings = principal.map(|caller| debit::standings(&runtime, &caller)).unwrap_or_default();
-                respond::refuse(session, &runtime, &facts, &refusal, &standings).await?;
+                let standings = principal.as_ref().map(|caller| debit::standings(&runtime, caller)).unwrap_or_default();
+                let deprecated_until = principal.and_then(|caller| caller.deprecated_until);
+                let caller = respond::Caller { standings: &standings, deprecated_until };
+                respond::refuse(session, &runtime, &facts, &refusal, caller).await?;
                 body::linger(session).await;
             }
             Ok(true)
@@ -76,20 +80,30 @@ async fn run(
 ) -> std::result::Result<Outcome, Denied> {
     let started = runtime.services.clock.mono();
     let accepted = with_head(session, |head| accept::accept(head, runtime, listener)).map_err(|why| (None, why))?;
-    let caller =
-        authenticate::authenticate(runtime, &accepted, &session.req_header().headers).map_err(|why| (None, why))?;
+    let mut caller = identify(session, runtime, facts, &accepted).await.map_err(|why| (None, why))?;
     let spent = runtime.services.clock.mono() - started;
     runtime.services.observer.overhead("auth", spent);
     let principal = caller.principal.clone();
     let known = |refusal: Refusal| (Some(principal.clone()), refusal);
-    if facts.surface == Surface::Models {
-        let text = check::models(runtime, &principal, &facts.path).map_err(known)?;
+    check::head(runtime, &principal, facts).map_err(known)?;
+    if matches!(facts.surface, Surface::Models | Surface::Me) {
+        permit(session, runtime, facts, &mut caller, None).map_err(known)?;
+        if caller.candidates.is_empty() {
+            return Err(known(Refusal::RouteNotFound));
+        }
+        let text = if facts.surface == Surface::Me {
+            let query = session.req_header().uri.query().map(str::to_owned);
+            me::answer(runtime, &principal, &facts.path, query.as_deref()).await.map_err(known)?
+        } else {
+            check::models(runtime, &principal, &facts.path).map_err(known)?
+        };
         return Ok(Outcome::Document(principal, Document { status: 200, content_type: "application/json", text }));
     }
     let claim = if facts.surface.is_llm() {
-        llm_claim(session, runtime, facts, (&accepted, &caller, listener, spent)).await
+        with_head(session, |head| check::head_rules(runtime, &caller, facts, head.host)).map_err(known)?;
+        llm_claim(session, runtime, facts, (&accepted, caller, listener, spent)).await
     } else {
-        http_claim(runtime, facts, &caller, spent)
+        http_claim(session, runtime, facts, (caller, spent))
     };
     match claim.map_err(known)? {
         Next::Claim(claim) => debit::debit(runtime, *claim).await.map(Outcome::Forward).map_err(known),
@@ -103,6 +117,26 @@ async fn run(
     }
 }
 
+/// Stage 2 over the session's head.
+async fn identify(
+    session: &Session,
+    runtime: &Runtime,
+    facts: &Facts,
+    accepted: &Accepted,
+) -> std::result::Result<Caller, Refusal> {
+    let request = session.req_header();
+    let target = request.uri.path_and_query().map_or(facts.path.as_str(), http::uri::PathAndQuery::as_str);
+    let arrival = Arrival {
+        method: &facts.method,
+        target,
+        host: host(request),
+        headers: &request.headers,
+        client: facts.client,
+        certificate: tls::certificate(session),
+    };
+    authenticate::authenticate(runtime, accepted, &arrival).await
+}
+
 /// What stages 3 and 4 lead to.
 enum Next {
     Claim(Box<Claim>),
@@ -114,7 +148,7 @@ async fn llm_claim(
     session: &mut Session,
     runtime: &Arc<Runtime>,
     facts: &Facts,
-    (accepted, caller, listener, spent): (&Accepted, &Caller, &Listener, Micros),
+    (accepted, mut caller, listener, spent): (&Accepted, Caller, &Listener, Micros),
 ) -> std::result::Result<Next, Refusal> {
     let expected = body::Expected { length: accepted.length, limit: listener.body_bytes };
     let buffered = body::read(session, &expected, &runtime.bodies).await?;
@@ -126,52 +160,86 @@ async fn llm_claim(
             detail: "a stream needs HTTP/1.1: HTTP/1.0 has no chunks",
         });
     }
-    check::check(runtime, &caller.principal, &call.model)?;
-    let destination = understanding::route_call(runtime, caller, facts.surface, &call.model, fastrand::u64(..))?;
+    check::model(runtime, &caller.principal, &call.model)?;
+    permit(session, runtime, facts, &mut caller, Some(&call))?;
+    let destination = understanding::route_call(runtime, &caller, facts.surface, &call.model, fastrand::u64(..))?;
     let spent = spent + (runtime.services.clock.mono() - started);
     Ok(next(destination, facts, caller, Some((call, buffered.share)), spent))
 }
 
 /// Plain HTTP: no body is read, no model is asked for.
 fn http_claim(
+    session: &Session,
     runtime: &Arc<Runtime>,
     facts: &Facts,
-    caller: &Caller,
-    spent: Micros,
+    (mut caller, spent): (Caller, Micros),
 ) -> std::result::Result<Next, Refusal> {
-    let destination = understanding::route_http(runtime, caller, fastrand::u64(..))?;
+    permit(session, runtime, facts, &mut caller, None)?;
+    let destination = understanding::route_http(runtime, &caller, fastrand::u64(..))?;
     Ok(next(destination, facts, caller, None, spent))
 }
 
+/// What is conditional, once everything is known that conditions may look at: the rules, and the routes that remain.
+fn permit(
+    session: &Session,
+    runtime: &Runtime,
+    facts: &Facts,
+    caller: &mut Caller,
+    call: Option<&Call>,
+) -> std::result::Result<(), Refusal> {
+    let variables = with_head(session, |head| check::conditions(runtime, caller, facts, head.host, call));
+    check::rules(runtime, &caller.principal, variables.as_ref())?;
+    understanding::keep_matching(caller, variables.as_ref());
+    Ok(())
+}
+
 /// What a destination means for a request: a claim on its pool, or the route's own answer.
-fn next(destination: Destination, facts: &Facts, caller: &Caller, call: Option<(Call, Share)>, spent: Micros) -> Next {
+fn next(destination: Destination, facts: &Facts, caller: Caller, call: Option<(Call, Share)>, spent: Micros) -> Next {
     let (route, pool) = match destination {
         Destination::Respond(route) => return Next::Respond(route),
         Destination::Pool(route, pool) => (route, pool),
     };
     let (call, share) = call.unzip();
-    let (facts, principal) = (facts.clone(), caller.principal.clone());
+    let (facts, principal) = (facts.clone(), caller.principal);
     Next::Claim(Box::new(Claim { facts, principal, route, pool, call, share, spent }))
 }
 
 /// Runs a function over the head, whatever protocol it came by.
 fn with_head<T>(session: &Session, see: impl FnOnce(&Head<'_>) -> T) -> T {
     let request = session.req_header();
-    let host = request.uri.authority().map(http::uri::Authority::as_str);
-    let host = host.or_else(|| request.headers.get("host").and_then(|value| value.to_str().ok()));
     see(&Head {
         method: request.method.as_str(),
         path: request.uri.path(),
         query: request.uri.query(),
-        host,
+        host: host(request),
         headers: &request.headers,
         peer: peer_address(session),
     })
+}
+
+/// What the request is addressed to: over HTTP/2 `:authority`, which is in the URI and in no field.
+fn host(request: &http::request::Parts) -> Option<&str> {
+    let authority = request.uri.authority().map(http::uri::Authority::as_str);
+    authority.or_else(|| request.headers.get("host").and_then(|value| value.to_str().ok()))
 }
 
 fn peer_address(session: &Session) -> IpAddr {
     match session.client_addr() {
         Some(SocketAddr::Inet(address)) => address.ip().to_canonical(),
         _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_is_found_in_both_protocols() {
+        let head = |request: http::request::Builder| request.body(()).expect("a request").into_parts().0;
+        let second = head(http::Request::builder().uri("https://api.example.com/v1/x"));
+        assert_eq!(host(&second), Some("api.example.com"), "HTTP/2: `:authority`");
+        let first = head(http::Request::builder().uri("/v1/x").header("host", "api.example.com"));
+        assert_eq!(host(&first), Some("api.example.com"), "HTTP/1.1: `Host`");
     }
 }

@@ -2,6 +2,7 @@
 //! and USR1 never kill. Pingora's own graceful stop sleeps its whole grace period; this one ends when the work does.
 
 use super::context::OpenRequests;
+use crate::runtime::Abort;
 use async_trait::async_trait;
 use pingora_core::server::{ListenFds, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora_core::services::{ServiceReadyNotifier, ServiceWithDependents};
@@ -29,7 +30,7 @@ pub struct Drain {
     /// True stops the listeners.
     pub stop: watch::Sender<bool>,
     /// True ends what still runs.
-    pub abort: watch::Sender<bool>,
+    pub abort: watch::Sender<Abort>,
     /// How long new connections are still taken after TERM.
     pub delay: Duration,
     /// How long running requests may take after that.
@@ -51,7 +52,7 @@ impl Drain {
         self.wait_idle(Instant::now() + self.timeout).await;
         if self.open.count() > 0 {
             tracing::warn!(open = self.open.count(), "The drain deadline has passed; ending what still runs.");
-            self.abort.send_replace(true);
+            self.abort.send_modify(|abort| abort.all = true);
             self.wait_idle(Instant::now() + LAST_WORDS).await;
         }
         let took = started.elapsed();

@@ -3,7 +3,7 @@
 
 use super::context::OpenRequests;
 use super::drain::OnSignal;
-use crate::runtime::Runtime;
+use crate::runtime::{Abort, Runtime};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -15,9 +15,11 @@ pub struct Parts {
     /// Open requests.
     pub open: Arc<OpenRequests>,
     /// Ends what still runs after the drain deadline; its receivers are in `Runtime::abort`.
-    pub abort: watch::Sender<bool>,
+    pub abort: watch::Sender<Abort>,
     /// Renders `/metrics`.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// True once there are keys to answer from.
+    pub keys_ready: Arc<dyn Fn() -> bool + Send + Sync>,
     /// HUP.
     pub on_reload: OnSignal,
     /// USR1.

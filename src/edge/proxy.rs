@@ -1,6 +1,7 @@
 //! `impl ProxyHttp`: one short function per Pingora callback (design.md §4 says which stage each serves).
 
 use super::context::{Context, OpenRequests};
+use super::respond::Caller;
 use super::{admit, body, peer, respond, upstream};
 use crate::config::snapshot::{Backend, Listener};
 use crate::domain::fault::Fault;
@@ -92,6 +93,7 @@ impl ProxyHttp for Proxy {
         context: &mut Context,
     ) -> Result<()> {
         let (Some(exchange), Some(piece)) = (context.exchange(), body) else { return Ok(()) };
+        upstream::may_go_on(exchange)?;
         let mut state = exchange.state();
         state.bytes_in += piece.len() as u64;
         let (got, limit) = (state.bytes_in, self.listener.body_bytes);
@@ -123,6 +125,7 @@ impl ProxyHttp for Proxy {
             session.set_keepalive(None);
         }
         if exchange.call.is_none() {
+            upstream::may_go_on(exchange)?;
             exchange.state().upstream_status = Some(response.status.as_u16());
         }
         decorate(response, exchange)
@@ -138,6 +141,7 @@ impl ProxyHttp for Proxy {
         // A model call's bytes are counted by the connector, before they come here.
         let plain = context.exchange().filter(|exchange| exchange.call.is_none());
         if let (Some(exchange), Some(piece)) = (plain, body) {
+            upstream::may_go_on(exchange)?;
             meter::delivered(exchange, piece.len());
         }
         Ok(None)
@@ -195,10 +199,7 @@ impl ProxyHttp for Proxy {
         settle::written(settle::settle(&exchange, &ending)).await;
         let sent = match &passed_on {
             Some(answer) => respond::pass_on(session, &exchange, answer).await,
-            None => {
-                let standings = exchange.reservation.standings();
-                respond::refuse(session, &exchange.runtime, &exchange.facts, &refusal, standings).await
-            }
+            None => respond::refuse(session, &exchange.runtime, &exchange.facts, &refusal, Caller::of(&exchange)).await,
         };
         let status = passed_on.map_or_else(|| refusal.status(), |answer| answer.status);
         if let Err(error) = sent {
@@ -245,8 +246,7 @@ async fn client_fault(session: &mut Session, exchange: &Exchange, refusal: Refus
     }
     settle::written(settle::settle(exchange, &Ending::Refused(refusal.clone()))).await;
     session.set_keepalive(None);
-    let standings = exchange.reservation.standings();
-    respond::refuse(session, &exchange.runtime, &exchange.facts, &refusal, standings).await.ok()?;
+    respond::refuse(session, &exchange.runtime, &exchange.facts, &refusal, Caller::of(exchange)).await.ok()?;
     Some(FailToProxy { error_code: refusal.status(), can_reuse_downstream: false })
 }
 
@@ -280,10 +280,8 @@ fn decorate(response: &mut ResponseHeader, exchange: &Exchange) -> Result<()> {
         }
     }
     response.insert_header("x-request-id", exchange.facts.request_id.to_string())?;
-    if exchange.runtime.snapshot.limits.headers {
-        for (name, value) in crate::logic::quota::headers::standing_headers(exchange.reservation.standings()) {
-            response.insert_header(name, value)?;
-        }
+    for (name, value) in Caller::of(exchange).headers(&exchange.runtime) {
+        response.insert_header(name, value)?;
     }
     if exchange.facts.timing {
         let value = meter::with_timing(exchange, crate::logic::wire::timing::server_timing);

@@ -2,6 +2,7 @@
 
 use crate::domain::limit::Standing;
 use crate::domain::refusal::Refusal;
+use crate::domain::units::WallMicros;
 use crate::exchange::{Exchange, UpstreamError};
 use crate::logic::quota::headers::standing_headers;
 use crate::logic::wire::error_body::{self, ErrorReply};
@@ -19,7 +20,37 @@ pub fn unanswered(session: &Session) -> bool {
     session.response_written().is_none_or(|head| head.status.is_informational())
 }
 
-/// Answers with a refusal. `standings` are the caller's limits, empty where nobody knows who calls.
+/// What answers tell a caller about themselves; nothing where nobody knows who calls.
+#[derive(Clone, Copy, Default)]
+pub struct Caller<'a> {
+    /// Their limits as they stand.
+    pub standings: &'a [Standing],
+    /// Their secret has been replaced and ends then.
+    pub deprecated_until: Option<WallMicros>,
+}
+
+impl<'a> Caller<'a> {
+    /// The caller of an admitted request.
+    #[must_use]
+    pub fn of(exchange: &'a Exchange) -> Self {
+        let deprecated_until = exchange.principal.deprecated_until;
+        Self { standings: exchange.reservation.standings(), deprecated_until }
+    }
+
+    /// The headers of this caller's answers.
+    pub fn headers(self, runtime: &Runtime) -> impl Iterator<Item = (&'static str, String)> {
+        let shown = if runtime.snapshot.limits.headers { self.standings } else { &[] };
+        standing_headers(shown).into_iter().chain(self.deprecated_until.and_then(deprecation))
+    }
+}
+
+/// `x-key-deprecated-until`, RFC 3339 in whole seconds: the secret still works then, and not a second longer.
+fn deprecation(until: WallMicros) -> Option<(&'static str, String)> {
+    let at = jiff::Timestamp::from_second(until.0.div_euclid(1_000_000)).ok()?;
+    Some(("x-key-deprecated-until", at.to_string()))
+}
+
+/// Answers with a refusal.
 ///
 /// # Errors
 /// The client's side failed.
@@ -28,17 +59,19 @@ pub async fn refuse(
     runtime: &Runtime,
     facts: &Facts,
     refusal: &Refusal,
-    standings: &[Standing],
+    caller: Caller<'_>,
 ) -> Result<()> {
     let reply = error_body::render(refusal, facts.dialect, &facts.request_id.to_string());
-    let standings = match refusal {
-        Refusal::Limited(denial) => &denial.standings,
-        _ => standings,
+    let caller = match refusal {
+        Refusal::Limited(denial) => Caller { standings: &denial.standings, ..caller },
+        // A key that was revoked while its request ran: nobody knows who calls any more.
+        refusal if refusal.status() == 401 => Caller::default(),
+        _ => caller,
     };
     if refusal.closes() {
         session.set_keepalive(None);
     }
-    send(session, runtime, facts, reply, standings).await
+    send(session, runtime, facts, reply, caller).await
 }
 
 /// Answers with an upstream's error: verbatim where it is in the client's dialect already, wrapped once where not.
@@ -59,8 +92,7 @@ pub async fn pass_on(session: &mut Session, exchange: &Exchange, error: &Upstrea
     if let Some(wait) = &error.retry_after {
         reply.headers.push(("retry-after", wait.clone()));
     }
-    let runtime = &exchange.runtime;
-    send(session, runtime, facts, reply, exchange.reservation.standings()).await
+    send(session, &exchange.runtime, facts, reply, Caller::of(exchange)).await
 }
 
 /// A document of our own.
@@ -82,11 +114,11 @@ pub async fn document(
     runtime: &Runtime,
     facts: &Facts,
     document: Document,
-    standings: &[Standing],
+    caller: Caller<'_>,
 ) -> Result<()> {
     let Document { status, content_type, text } = document;
     let headers = vec![("content-type", content_type.to_owned())];
-    send(session, runtime, facts, ErrorReply { status, body: Bytes::from(text), headers }, standings).await
+    send(session, runtime, facts, ErrorReply { status, body: Bytes::from(text), headers }, caller).await
 }
 
 async fn send(
@@ -94,14 +126,13 @@ async fn send(
     runtime: &Runtime,
     facts: &Facts,
     reply: ErrorReply,
-    standings: &[Standing],
+    caller: Caller<'_>,
 ) -> Result<()> {
     let mut head = ResponseHeader::build(reply.status, Some(reply.headers.len() + 10))?;
     for (name, value) in reply.headers {
         head.insert_header(name, value)?;
     }
-    let shown = if runtime.snapshot.limits.headers { standings } else { &[] };
-    for (name, value) in standing_headers(shown) {
+    for (name, value) in caller.headers(runtime) {
         head.insert_header(name, value)?;
     }
     head.insert_header("content-length", reply.body.len().to_string())?;

@@ -119,6 +119,16 @@ fn broken<T>(fault: Fault) -> Result<T> {
     Err(error)
 }
 
+/// Ends plain HTTP whose caller must not go on: Pingora's own path is asked at each piece, so a silent answer ends with
+/// the first byte that it would have given.
+///
+/// # Errors
+/// The fault, where the request must end.
+pub fn may_go_on(exchange: &Exchange) -> Result<()> {
+    let reason = exchange.runtime.abort.borrow().reason(exchange.principal.key.as_ref());
+    reason.map_or(Ok(()), broken)
+}
+
 /// Which fault an error of Pingora's, or of this connector's, is.
 #[must_use]
 pub fn fault_of(error: &Error) -> Fault {

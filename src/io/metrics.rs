@@ -4,9 +4,12 @@
 use crate::domain::ids::{BackendId, PoolId};
 use crate::domain::record::UsageRecord;
 use crate::domain::units::{Micros, Tokens, WallMicros};
+use crate::io::keys::Figures;
 use crate::ports::Ended;
 use dashmap::DashMap;
-use families::{ConfigFamilies, GenAiFamilies, PoolFamilies, RequestFamilies, UsageFamilies};
+use families::{
+    AccessFamilies, ConfigFamilies, GenAiFamilies, KeyFamilies, PoolFamilies, RequestFamilies, UsageFamilies,
+};
 use labels::{FirstSeen, NONE, code_class, method, operation, token_source};
 use prometheus::{Histogram, IntCounter, IntGauge, Registry, TextEncoder};
 use std::sync::Arc;
@@ -46,6 +49,8 @@ struct Choice {
 pub struct Metrics {
     registry: Registry,
     request: RequestFamilies,
+    access: AccessFamilies,
+    keys: KeyFamilies,
     pool: PoolFamilies,
     usage: UsageFamilies,
     gen_ai: GenAiFamilies,
@@ -54,6 +59,7 @@ pub struct Metrics {
     models: FirstSeen,
     routes: FirstSeen,
     pools: FirstSeen,
+    rules: FirstSeen,
     choices: DashMap<(PoolId, &'static str, &'static str), Choice>,
     inflight: DashMap<PoolId, IntGauge>,
     phases: DashMap<&'static str, Histogram>,
@@ -70,6 +76,8 @@ impl Metrics {
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let metrics = Self {
             request: RequestFamilies::register(&registry)?,
+            access: AccessFamilies::register(&registry)?,
+            keys: KeyFamilies::register(&registry)?,
             pool: PoolFamilies::register(&registry)?,
             usage: UsageFamilies::register(&registry)?,
             gen_ai: GenAiFamilies::register(&registry)?,
@@ -79,6 +87,7 @@ impl Metrics {
             models: FirstSeen::new(MODEL_LABELS),
             routes: FirstSeen::new(CONFIG_LABELS),
             pools: FirstSeen::new(CONFIG_LABELS),
+            rules: FirstSeen::new(CONFIG_LABELS),
             choices: DashMap::new(),
             inflight: DashMap::new(),
             phases: DashMap::new(),
@@ -112,6 +121,9 @@ impl Metrics {
         self.request.duration.with_label_values(&[route]).observe(ended.duration.secs());
         if let Some(reason) = ended.reason {
             self.request.errors.with_label_values(&[route, reason]).inc();
+        }
+        if let Some(rule) = &ended.rule {
+            self.access.denied.with_label_values(&[self.rules.shown(rule)]).inc();
         }
         if ended.admitted {
             self.model_call(ended);
@@ -174,6 +186,11 @@ impl Metrics {
         if self.inflight.len() < CONFIG_LABELS {
             self.inflight.insert(pool.clone(), gauge);
         }
+    }
+
+    /// Counts a call on a secret that has been replaced and will end.
+    pub fn deprecated_key(&self) {
+        self.access.deprecated.inc();
     }
 
     /// Records time spent in a phase of our own.
@@ -242,6 +259,17 @@ impl Metrics {
         self.config.reloads.with_label_values(&["applied"]).inc();
         self.config.info.reset();
         self.config.info.with_label_values(&[version]).set(1);
+    }
+
+    /// How the keys stand. The figures are totals since the start.
+    pub fn keys(&self, figures: &Figures) {
+        self.keys.keys.set(i64::try_from(figures.keys).unwrap_or(i64::MAX));
+        self.keys.age.set(figures.age.map_or(-1.0, |age| age.0 as f64 / 1e6));
+        let total = |counter: IntCounter, total: u64| counter.inc_by(total.saturating_sub(counter.get()));
+        total(self.keys.looks.with_label_values(&["failed"]), figures.failed);
+        total(self.keys.looks.with_label_values(&["done"]), figures.looks.saturating_sub(figures.failed));
+        total(self.keys.refusals.with_label_values(&["store"]), figures.asked);
+        total(self.keys.refusals.with_label_values(&["memory"]), figures.remembered);
     }
 
     /// A configuration was refused; the one before stays in force.

@@ -46,6 +46,10 @@ impl Observer for Telemetry {
         self.metrics.connections("downstream", state, delta);
     }
 
+    fn deprecated_key(&self) {
+        self.metrics.deprecated_key();
+    }
+
     fn overhead(&self, phase: &'static str, spent: Micros) {
         self.metrics.overhead(phase, spent);
     }
@@ -75,6 +79,7 @@ mod tests {
             ttft: None,
             duration: Micros(10),
             reason: None,
+            rule: None,
             admitted: true,
         });
         assert!(log.flush(Duration::from_secs(20)), "the log's thread answers");

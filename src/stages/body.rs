@@ -6,6 +6,8 @@ use crate::config::snapshot::{Action, Route, RouteTarget};
 use crate::domain::call::Call;
 use crate::domain::refusal::Refusal;
 use crate::domain::surface::Surface;
+use crate::logic::access::expression::{Expression, Variables};
+use crate::logic::access::rule;
 use crate::logic::wire::scan;
 use crate::runtime::{LivePool, Runtime};
 use bytes::Bytes;
@@ -28,6 +30,12 @@ pub enum Destination {
 /// The body's refusals of semantics.md §1.
 pub fn understand(surface: Surface, body: Bytes) -> Result<Call, Refusal> {
     scan::scan(surface, body)
+}
+
+/// Keeps the candidates whose condition holds; without variables none holds.
+pub fn keep_matching(caller: &mut Caller, variables: Option<&Variables>) {
+    let matches = |when: &Expression| variables.is_some_and(|variables| rule::holds(when, variables));
+    caller.candidates.retain(|route| route.when.as_ref().is_none_or(&matches));
 }
 
 /// The route and pool of a model call: the first candidate whose model condition holds, or whose pools serve the

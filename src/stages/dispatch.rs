@@ -199,6 +199,7 @@ pub fn end_attempt(exchange: &Exchange, outcome: &str, fault: Option<Fault>) {
         state.failed.push((backend, fault));
     }
     let ending = match fault {
+        Some(Fault::Revoked | Fault::Shutdown) => Ending::Aborted,
         Some(_) => Ending::Failed,
         None if outcome == ABORTED => Ending::Aborted,
         None => ending_of(&state),

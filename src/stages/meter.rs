@@ -94,6 +94,7 @@ pub fn interruption(exchange: &Exchange, fault: Fault) -> Bytes {
     let kind = StreamKind::of(exchange.facts.surface).unwrap_or(StreamKind::Chat);
     let message = match fault {
         Fault::Shutdown => "The server is shutting down; send the request again.",
+        Fault::Revoked => "The key of this request was revoked; what was sent so far is incomplete.",
         fault if fault.is_timeout() => "The model did not answer in time; send the request again.",
         _ => "The stream was interrupted upstream; what was sent so far is incomplete.",
     };

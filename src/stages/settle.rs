@@ -14,6 +14,7 @@ use crate::exchange::{Exchange, State};
 use crate::logic::wire::error_body;
 use crate::ports::{AppendError, Ended, Ticket};
 use crate::runtime::Runtime;
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// How an admitted request ended.
@@ -144,9 +145,9 @@ fn identify(record: &mut UsageRecord, facts: &Facts, principal: &Principal) {
     record.client_request_id.clone_from(&facts.client_request_id);
     record.trace_id.clone_from(&facts.trace_id);
     record.ts_received = facts.received_wall;
-    record.tenant_id = Some(principal.tenant.to_string());
-    record.team_id = principal.team.as_ref().map(ToString::to_string);
-    record.user_id = principal.user.as_ref().map(ToString::to_string);
+    record.tenant_id = Some(principal.profile.tenant.to_string());
+    record.team_id = principal.profile.team.as_ref().map(ToString::to_string);
+    record.user_id = principal.profile.user.as_ref().map(ToString::to_string);
     record.key_id = principal.key.as_ref().map(ToString::to_string);
     record.secret_gen = principal.key.as_ref().map(|_| principal.secret_gen);
     record.auth_method = Some(principal.method.name().to_owned());
@@ -185,11 +186,11 @@ fn conclude(record: &mut UsageRecord, state: &State, ending: &Ending, dialect: D
         Ending::ClientGone => (Status::ClientDisconnect, Some(499), Some("client_closed_request")),
         Ending::FailedBefore(fault) => {
             let refusal = fault.refusal();
-            let status = if fault.is_timeout() { Status::Timeout } else { Status::UpstreamErrorPre };
+            let status = failed(*fault, Status::UpstreamErrorPre);
             (status, Some(refusal.status()), Some(refusal.code()))
         }
         Ending::FailedAfter(fault) => {
-            let status = if fault.is_timeout() { Status::Timeout } else { Status::UpstreamErrorMid };
+            let status = failed(*fault, Status::UpstreamErrorMid);
             (status, state.upstream_status.or(Some(200)), Some(fault.stream_code()))
         }
         Ending::Refused(refusal) => {
@@ -204,6 +205,15 @@ fn conclude(record: &mut UsageRecord, state: &State, ending: &Ending, dialect: D
     record.error_code = code.map(str::to_owned);
 }
 
+/// The status of a request that a fault ended: our own clock and our own no are told from what the upstream did.
+fn failed(fault: Fault, by_upstream: Status) -> Status {
+    match fault {
+        fault if fault.is_timeout() => Status::Timeout,
+        Fault::Revoked => Status::Rejected,
+        _ => by_upstream,
+    }
+}
+
 /// What is told of a request that ends: not admitted and without a first token, unless the caller says so.
 fn ended(runtime: &Runtime, facts: &Facts, record: UsageRecord, reason: Option<&'static str>) -> Ended {
     Ended {
@@ -214,6 +224,7 @@ fn ended(runtime: &Runtime, facts: &Facts, record: UsageRecord, reason: Option<&
         ttft: None,
         duration: runtime.services.clock.mono() - facts.received,
         reason,
+        rule: None,
         admitted: false,
     }
 }
@@ -246,7 +257,10 @@ pub fn refused(runtime: &Runtime, facts: &Facts, principal: Option<&Principal>, 
     record.status = Status::Rejected;
     record.http_status = Some(error_body::status_in(facts.dialect, refusal.status()));
     record.error_code = Some(refusal.code().to_owned());
-    let ended = ended(runtime, facts, record, Some(refusal_reason(refusal)));
+    let mut ended = ended(runtime, facts, record, Some(refusal_reason(refusal)));
+    if let Refusal::InsufficientPermissions { rule } = refusal {
+        ended.rule = Some(Arc::clone(rule));
+    }
     services.observer.ended(&ended);
     if let (Some(principal), true) = (principal, runtime.snapshot.usage.record_rejected) {
         record_rejection(runtime, facts, principal, ended.record);
@@ -263,13 +277,11 @@ fn record_rejection(runtime: &Runtime, facts: &Facts, principal: &Principal, mut
     }
 }
 
-/// A request that Weir answered by itself (`/v1/models`, `respond:`): one log line, no record.
-pub fn answered(runtime: &Runtime, facts: &Facts, status: u16, bytes: usize) {
+/// A request of `principal` that Weir answered by itself (`/v1/models`, `respond:`): one log line, no record.
+pub fn answered(runtime: &Runtime, facts: &Facts, principal: &Principal, (status, bytes): (u16, usize)) {
     let services = &runtime.services;
     let mut record = UsageRecord::new(facts.request_id, services.usage.proxy_id(), 0, facts.surface.name());
-    record.client_request_id.clone_from(&facts.client_request_id);
-    record.trace_id.clone_from(&facts.trace_id);
-    record.ts_received = facts.received_wall;
+    identify(&mut record, facts, principal);
     record.ts_end = services.clock.wall();
     record.http_status = Some(status);
     record.bytes_out = bytes as u64;
@@ -280,7 +292,8 @@ pub fn answered(runtime: &Runtime, facts: &Facts, status: u16, bytes: usize) {
 fn refusal_reason(refusal: &Refusal) -> &'static str {
     match refusal {
         Refusal::InvalidApiKey | Refusal::ApiKeyExpired | Refusal::ApiKeyDisabled => "auth_invalid",
-        Refusal::AmbiguousCredentials => "auth_invalid",
+        Refusal::AmbiguousCredentials | Refusal::InvalidToken => "auth_invalid",
+        Refusal::InsufficientPermissions { .. } => "forbidden",
         Refusal::ModelNotFound { .. } => "forbidden",
         Refusal::RouteNotFound => "no_route",
         Refusal::Limited(denial) => match denial.dimension {
@@ -311,5 +324,6 @@ fn fault_reason(fault: Fault) -> &'static str {
         Fault::Idle | Fault::Total => "idle_timeout",
         Fault::Status(_) | Fault::Auth(_) | Fault::ErrorEvent => "upstream_5xx",
         Fault::Shutdown => "shutdown",
+        Fault::Revoked => "auth_invalid",
     }
 }

@@ -93,6 +93,10 @@ pub fn create() -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS usage_records ({}) STRICT;
          CREATE INDEX IF NOT EXISTS usage_records_by_time ON usage_records (ts_received);
+         CREATE INDEX IF NOT EXISTS usage_records_by_key ON usage_records (tenant_id, key_id, ts_received)
+           WHERE key_id IS NOT NULL;
+         CREATE INDEX IF NOT EXISTS usage_records_by_user ON usage_records (tenant_id, user_id, ts_received)
+           WHERE user_id IS NOT NULL;
          CREATE TABLE IF NOT EXISTS usage_rollup_day (day TEXT NOT NULL, tenant_id TEXT NOT NULL, key_id TEXT NOT NULL,
            model TEXT NOT NULL, {}, PRIMARY KEY (day, tenant_id, key_id, model)) STRICT;
          CREATE TABLE IF NOT EXISTS usage_dead_letter (segment TEXT NOT NULL, frame_offset INTEGER NOT NULL,

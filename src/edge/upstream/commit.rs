@@ -4,13 +4,16 @@
 use super::broken;
 use super::session::Upstream;
 use crate::domain::fault::Fault;
+use crate::domain::ids::KeyId;
 use crate::exchange::{Exchange, UpstreamError};
 use crate::logic::wire::strict::hop_by_hop;
+use crate::runtime::Abort;
 use crate::stages::meter;
 use bytes::{Bytes, BytesMut};
 use pingora::http::ResponseHeader;
 use pingora_core::Result;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// Most bytes of a preamble that are held; behind that the answer is shown, output or not.
@@ -30,6 +33,24 @@ pub(super) enum Arrived {
     Piece(Bytes),
     /// Its end.
     End,
+}
+
+/// Why requests of this key must end, if it was said since this was last asked. Cheap enough for every piece of an
+/// answer: an upstream that never pauses would otherwise never be interrupted.
+pub(super) fn overdue(abort: &mut watch::Receiver<Abort>, key: Option<&KeyId>) -> Option<Fault> {
+    match abort.has_changed() {
+        Ok(false) => None,
+        Ok(true) => abort.borrow_and_update().reason(key),
+        Err(_) => Some(Fault::Shutdown),
+    }
+}
+
+/// Waits until requests of this key must end, and says why.
+pub(super) async fn aborted(abort: &mut watch::Receiver<Abort>, key: Option<&KeyId>) -> Fault {
+    match abort.wait_for(|abort| abort.reason(key).is_some()).await {
+        Ok(abort) => abort.reason(key).unwrap_or(Fault::Shutdown),
+        Err(_) => Fault::Shutdown,
+    }
 }
 
 impl Upstream {
@@ -70,10 +91,14 @@ impl Upstream {
     /// One step under a deadline and the shutdown's abort; `None`: the deadline passed.
     pub(super) async fn guarded(&mut self, deadline: Instant) -> Option<Result<Arrived>> {
         let Some(mut abort) = self.abort.take() else { return Some(broken(Fault::Shutdown)) };
+        let key = self.call.as_ref().and_then(|call| call.exchange.principal.key.clone());
+        if let Some(fault) = overdue(&mut abort, key.as_ref()) {
+            return Some(broken(fault));
+        }
         let arrived = tokio::select! {
             biased;
             arrived = timeout_at(deadline, self.step()) => arrived.ok(),
-            _ = abort.wait_for(|gone| *gone) => Some(broken(Fault::Shutdown)),
+            fault = aborted(&mut abort, key.as_ref()) => Some(broken(fault)),
         };
         self.abort = Some(abort);
         arrived
@@ -101,16 +126,21 @@ impl Upstream {
 
     /// Sends the body. It is here, and not with the head, so that a client that leaves ends a stalled upload.
     async fn send_body(&mut self) -> Result<()> {
-        let Some(call) = &self.call else { return broken(Fault::Malformed) };
+        let (Some(call), Some(mut abort)) = (&self.call, self.abort.clone()) else { return broken(Fault::Malformed) };
         let body = call.body.clone();
+        let key = call.exchange.principal.key.clone();
         let deadline = self.clock.first_byte.min(self.clock.total);
         let upload = async {
             self.stock.write_request_body(body, true).await?;
             self.stock.finish_request_body().await
         };
-        let sent = match timeout_at(deadline, upload).await {
-            Ok(sent) => sent,
-            Err(_) => return broken(Fault::FirstByte),
+        let sent = tokio::select! {
+            biased;
+            sent = timeout_at(deadline, upload) => match sent {
+                Ok(sent) => sent,
+                Err(_) => return broken(Fault::FirstByte),
+            },
+            fault = aborted(&mut abort, key.as_ref()) => return broken(fault),
         };
         let Err(error) = sent else { return Ok(()) };
         // A backend that answers early (413) stops reading; its answer says more than our failed write.

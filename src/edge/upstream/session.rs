@@ -6,6 +6,7 @@
 use super::{Carried, broken};
 use crate::domain::fault::Fault;
 use crate::exchange::Exchange;
+use crate::runtime::Abort;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
@@ -45,7 +46,7 @@ pub struct Upstream {
     pub(super) clean: bool,
     pub(super) clock: Clocks,
     pub(super) timer: Option<Pin<Box<Sleep>>>,
-    pub(super) abort: Option<tokio::sync::watch::Receiver<bool>>,
+    pub(super) abort: Option<tokio::sync::watch::Receiver<Abort>>,
 }
 
 /// Points in time of one attempt.

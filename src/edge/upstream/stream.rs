@@ -1,7 +1,7 @@
 //! After the commit point: events out as they come, comments into silence, and one terminal error event where the
 //! upstream breaks off. There is no further attempt.
 
-use super::commit::Arrived;
+use super::commit::{Arrived, aborted, overdue};
 use super::session::Upstream;
 use super::{broken, fault_of};
 use crate::domain::fault::Fault;
@@ -22,7 +22,7 @@ const TAIL_PATIENCE: Duration = Duration::from_millis(200);
 enum Woken {
     Upstream(Result<Arrived>),
     Timer,
-    Abort,
+    Abort(Fault),
 }
 
 impl Upstream {
@@ -45,7 +45,7 @@ impl Upstream {
     async fn next_events(&mut self, exchange: &Exchange) -> Result<Option<Bytes>> {
         loop {
             let out = match self.wake(exchange).await {
-                Woken::Abort => self.interrupt(exchange, Fault::Shutdown).await,
+                Woken::Abort(fault) => self.interrupt(exchange, fault).await,
                 Woken::Timer => match self.on_timer(exchange) {
                     Tick::Nothing => continue,
                     Tick::KeepAlive => return Ok(Some(Bytes::from_static(KEEP_ALIVE))),
@@ -71,12 +71,15 @@ impl Upstream {
     async fn wake(&mut self, exchange: &Exchange) -> Woken {
         let due = self.next_tick(exchange);
         let mut timer = self.timer.take().unwrap_or_else(|| Box::pin(sleep_until(due)));
-        let Some(mut abort) = self.abort.take() else { return Woken::Abort };
+        let Some(mut abort) = self.abort.take() else { return Woken::Abort(Fault::Shutdown) };
+        if let Some(fault) = overdue(&mut abort, exchange.principal.key.as_ref()) {
+            return Woken::Abort(fault);
+        }
         let woken = tokio::select! {
             biased;
             arrived = self.step() => Woken::Upstream(arrived),
             () = timer.as_mut() => Woken::Timer,
-            _ = abort.wait_for(|gone| *gone) => Woken::Abort,
+            fault = aborted(&mut abort, exchange.principal.key.as_ref()) => Woken::Abort(fault),
         };
         self.timer = Some(timer);
         self.abort = Some(abort);

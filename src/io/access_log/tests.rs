@@ -19,6 +19,7 @@ fn ended(path: &str) -> Ended {
         ttft: None,
         duration: Micros(1_234_567),
         reason: None,
+        rule: None,
         admitted: true,
     }
 }
@@ -53,7 +54,7 @@ fn a_line_has_the_names_and_units_of_the_specification() {
     let names: Vec<_> = line.as_object().expect("an object").keys().map(String::as_str).collect();
     let mut expected: Vec<_> =
         "ts level msg request_id client_request_id trace_id tenant key_id route pool backend model \
-        method path status reason error_code stream ttft_ms tpot_ms dur_ms queue_ms overhead_us tok_in tok_out \
+        method path status reason rule error_code stream ttft_ms tpot_ms dur_ms queue_ms overhead_us tok_in tok_out \
         tok_cached bytes_in bytes_out chunks client_abort client usage_source"
             .split_whitespace()
             .collect();

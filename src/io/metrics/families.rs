@@ -80,6 +80,63 @@ impl RequestFamilies {
     }
 }
 
+/// Who was denied what, and who must change their key.
+#[derive(Debug)]
+pub(super) struct AccessFamilies {
+    pub denied: IntCounterVec,
+    pub deprecated: IntCounter,
+}
+
+impl AccessFamilies {
+    pub fn register(registry: &Registry) -> Result<Self> {
+        let deprecated = IntCounter::new(
+            "weir_key_deprecated_uses_total",
+            "Calls on the secret of a key that has been rotated, in its grace.",
+        )?;
+        registry.register(Box::new(deprecated.clone()))?;
+        Ok(Self {
+            denied: counters(
+                registry,
+                "weir_access_denied_total",
+                "Requests that a scope, a rule or a restriction of the caller's denied.",
+                &["rule"],
+            )?,
+            deprecated,
+        })
+    }
+}
+
+/// The keys in memory, and how the store is followed.
+#[derive(Debug)]
+pub(super) struct KeyFamilies {
+    pub keys: IntGauge,
+    pub age: Gauge,
+    pub looks: IntCounterVec,
+    pub refusals: IntCounterVec,
+}
+
+impl KeyFamilies {
+    pub fn register(registry: &Registry) -> Result<Self> {
+        Ok(Self {
+            keys: added(registry, IntGauge::new("weir_keys", "Keys in memory, the revoked ones included.")?)?,
+            age: added(
+                registry,
+                Gauge::new(
+                    "weir_keys_age_seconds",
+                    "Since the key store, or its copy, was last read; -1 before the first time.",
+                )?,
+            )?,
+            looks: counters(registry, "weir_keys_looks_total", "Looks at the key store.", &["result"])?,
+            refusals: counters(
+                registry,
+                "weir_keys_refusals_total",
+                "Well-formed keys that were refused, by how: after the store was asked, or from memory.",
+                &["by"],
+            )?,
+        })
+    }
+}
+
 /// Pools, backends, balancing, connections.
 #[derive(Debug)]
 pub(super) struct PoolFamilies {

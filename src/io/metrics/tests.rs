@@ -21,6 +21,7 @@ fn ended() -> Ended {
         ttft: Some(Micros(400_000)),
         duration: Micros(900_000),
         reason: None,
+        rule: None,
         admitted: true,
     }
 }

@@ -1,0 +1,6 @@
+//! The stages behind made-up authenticators, stores and clocks.
+
+mod authenticate;
+mod check;
+mod forward;
+mod office;
