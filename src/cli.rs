@@ -65,6 +65,9 @@ fn loaded(named: Option<&Path>) -> Option<config::Loaded> {
 #[must_use]
 pub fn run() -> ExitCode {
     let weir = Weir::parse();
+    // Two crates bring a provider of their own; where none is the process's, rustls would panic at the first use.
+    // Pingora's is the one. An error says that it is installed already.
+    let _installed = rustls::crypto::ring::default_provider().install_default();
     if weir.test {
         return check::run(&check::Args { config: weir.config, format: weir.format.unwrap_or_default() });
     }

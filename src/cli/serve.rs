@@ -1,23 +1,23 @@
 //! `weir serve`: wires stores, spool, metrics and the edge, and runs the proxy until a signal ends it.
 
+mod identity;
+
 use super::parent;
-use crate::config::snapshot::{Authenticator, Secret, Snapshot};
+use crate::config::snapshot::Snapshot;
 use crate::edge::context::OpenRequests;
 use crate::edge::parts::Parts;
 use crate::edge::server;
 use crate::io::access_log::AccessLog;
 use crate::io::clock::SystemClock;
-use crate::io::keys::{Follower, Keys};
+use crate::io::keys::Pulse;
 use crate::io::metrics::Metrics;
 use crate::io::observer::Telemetry;
-use crate::io::pepper;
 use crate::io::probe::Probes;
 use crate::io::quota::ProcessQuota;
 use crate::io::usage_log::UsageLog;
-use crate::ports::{Clock, KeyStore};
-use crate::runtime::{BODIES_AT_ONCE, Budget, LivePool, Runtime, Services};
+use crate::ports::Clock;
+use crate::runtime::{Abort, BODIES_AT_ONCE, Budget, LivePool, Runtime, Services};
 use arc_swap::ArcSwap;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -46,6 +46,7 @@ pub struct Args {
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
     logging();
+    hide_memory();
     let Some(loaded) = super::loaded(args.config.as_deref()) else { return ExitCode::FAILURE };
     for warning in &loaded.warnings {
         eprintln!("{warning}");
@@ -59,13 +60,26 @@ pub fn run(args: &Args) -> ExitCode {
     }
 }
 
+/// Keys and secrets are in our memory and environment. From here on others of the same user can neither read them in
+/// `/proc` nor attach to us, and no crash writes them to a core file.
+#[cfg(target_os = "linux")]
+fn hide_memory() {
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        tracing::warn!(%error, "Other processes of this user can read this one's memory.");
+    }
+}
+
+/// Only Linux has such a switch.
+#[cfg(not(target_os = "linux"))]
+fn hide_memory() {}
+
 /// Why the proxy did not start.
 type Failure = Box<dyn std::error::Error>;
 
 /// What was started beside the proxy and must end with it, in this order.
 struct Attendants {
     _probes: Probes,
-    _followers: Vec<Follower>,
+    _identity: identity::Attendants,
     housekeeping: Option<std::sync::mpsc::Sender<()>>,
     usage: Arc<UsageLog>,
     access_log: Option<Arc<AccessLog>>,
@@ -92,42 +106,46 @@ fn serve(snapshot: &Arc<Snapshot>) -> Result<(), Failure> {
     metrics.config_applied(&snapshot.version, clock.wall());
     let access_log = access_log(snapshot, &metrics)?;
     let usage = UsageLog::open(&snapshot.usage, Arc::clone(&clock))?;
-    let (keys, followers) = key_stores(snapshot, &clock)?;
     let quota = Arc::new(ProcessQuota::new(snapshot.limits.hold_ttl, metrics.shadow_refusals()));
-    let (abort, aborted) = watch::channel(false);
+    let (abort, aborted) = watch::channel(Abort::default());
+    let identity = identity::start(snapshot, &clock, &abort)?;
     let runtime = Arc::new(Runtime {
         snapshot: Arc::clone(snapshot),
         pools: snapshot.pools.iter().map(|pool| Arc::new(LivePool::new(pool))).collect(),
         services: Services {
-            keys,
+            auth: identity.auth,
+            directory: identity.directory,
             quota: quota.clone(),
             usage: usage.clone(),
             observer: Arc::new(Telemetry::new(Arc::clone(&metrics), access_log.clone())),
             clock: Arc::clone(&clock),
-            salt_key: salt_key(snapshot)?,
+            salt_key: identity::salt_key(snapshot)?,
         },
         bodies: Budget::new(BODIES_AT_ONCE),
         draining: Arc::new(AtomicBool::new(false)),
         abort: aborted,
     });
-    server::try_bind(&runtime)?;
+    let ready = server::prepare(&runtime)?;
     let attendants = Attendants {
         _probes: Probes::start(&runtime)?,
-        _followers: followers,
-        housekeeping: Some(housekeeping(&metrics, &quota, &usage, &runtime)?),
+        _identity: identity.attendants,
+        housekeeping: Some(housekeeping(&metrics, &quota, &usage, (&runtime, &identity.pulse))?),
         usage,
         access_log: access_log.clone(),
     };
+    let pulse = identity.pulse;
     parent::exit_with_parent();
     announce(snapshot);
-    server::run(Parts {
+    let parts = Parts {
         runtime: Arc::new(ArcSwap::new(runtime)),
         open: Arc::new(OpenRequests::default()),
         abort,
         metrics: Arc::new(move || metrics.render()),
+        keys_ready: Arc::new(move || pulse.ready()),
         on_reload: Box::new(|| tracing::warn!("HUP: reloading is not supported by this version; nothing changed.")),
         on_reopen: Box::new(move || access_log.iter().for_each(|log| log.reopen())),
-    });
+    };
+    server::run(parts, ready);
     attendants.end();
     Ok(())
 }
@@ -140,6 +158,9 @@ fn logging() {
     if let Err(error) = built {
         eprintln!("weir: logs cannot be set up: {error}");
     }
+    // Below this, Pingora and the database clients, which log by this facade, write heads with their cookies and
+    // queries, and bodies. Weir's own lines have none of that at any level.
+    log::set_max_level(log::max_level().min(log::LevelFilter::Info));
 }
 
 fn access_log(snapshot: &Snapshot, metrics: &Metrics) -> Result<Option<Arc<AccessLog>>, Failure> {
@@ -149,47 +170,23 @@ fn access_log(snapshot: &Snapshot, metrics: &Metrics) -> Result<Option<Arc<Acces
     Ok(Some(Arc::new(log)))
 }
 
-/// One key store per authenticator, each followed by a thread of its own.
-#[expect(clippy::type_complexity, reason = "two collections that are made together")]
-fn key_stores(
-    snapshot: &Snapshot,
-    clock: &Arc<dyn Clock>,
-) -> Result<(BTreeMap<String, Arc<dyn KeyStore>>, Vec<Follower>), Failure> {
-    let mut stores: BTreeMap<String, Arc<dyn KeyStore>> = BTreeMap::new();
-    let mut followers = Vec::new();
-    for (name, authenticator) in &snapshot.auth {
-        let Authenticator::ApiKey(settings) = authenticator;
-        let pepper = pepper::load(&settings.pepper)?;
-        let keys = Keys::load(&snapshot.store, pepper, settings.max_stale, Arc::clone(clock))?;
-        followers.push(keys.follow()?);
-        stores.insert(name.clone(), keys);
-    }
-    Ok((stores, followers))
-}
-
-/// The key of the tenants' cache salts: the first authenticator's pepper, or the state directory's own.
-fn salt_key(snapshot: &Snapshot) -> Result<Secret, Failure> {
-    let configured = snapshot.auth.values().next().map(|Authenticator::ApiKey(settings)| settings.pepper.clone());
-    let own = crate::config::snapshot::PepperSource::StateFile(snapshot.server.state_dir.join("pepper"));
-    Ok(pepper::secret(&configured.unwrap_or(own))?)
-}
-
 /// A thread that refreshes gauges and drops idle limit books, until the sender is dropped.
 fn housekeeping(
     metrics: &Arc<Metrics>,
     quota: &Arc<ProcessQuota>,
     usage: &Arc<UsageLog>,
-    runtime: &Arc<Runtime>,
+    (runtime, pulse): (&Arc<Runtime>, &Pulse),
 ) -> std::io::Result<std::sync::mpsc::Sender<()>> {
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let (metrics, quota, usage) = (Arc::clone(metrics), Arc::clone(quota), Arc::clone(usage));
-    let (clock, pools) = (Arc::clone(&runtime.services.clock), runtime.pools.clone());
+    let (clock, pools, pulse) = (Arc::clone(&runtime.services.clock), runtime.pools.clone(), pulse.clone());
     metrics.usage_records("recovered", usage.recovered().crashed);
     std::thread::Builder::new().name("weir-house".to_owned()).spawn(move || {
         while stopped.recv_timeout(HOUSEKEEPING) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
             metrics.spool(usage.spool_bytes());
             metrics.usage_records("written", usage.written());
             quota.sweep(clock.mono(), clock.wall());
+            metrics.keys(&pulse.figures());
             for pool in &pools {
                 metrics.index_blocks(pool.id(), pool.book.lock().totals().index_blocks);
             }

@@ -1,53 +1,57 @@
-//! `weir keys create`: checks what is asked for against the configuration, then makes the key and stores its hash.
-//! Decides what may be on a key.
+//! `weir keys create` and `import`: makes keys. Decides which tenant and authenticator a new key is for; what may be on
+//! it is `written`'s.
 
 use super::error::KeysError;
-use super::settings::{KeySettings, known};
 use super::view::Output;
-
+use super::written::{Written, check_name, given};
+use super::{Desk, key_id};
+use crate::domain::ids::KeyId;
 use crate::domain::units::WallMicros;
 use crate::io::pepper;
 use crate::io::store::Store;
 use crate::io::store::rows::{NewKey, StoredKey};
-use crate::logic::access::{api_key, models};
-use std::time::Duration;
+use crate::logic::access::api_key::{self, FreshKey};
+use crate::logic::access::digest::{DIGEST_LEN, Digest, SecretHash};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
-/// Letters of a name, team or user at most.
-const MAX_NAME: usize = 128;
-/// A key's life at most: 100 years. More is a slip, and no time stamp can hold much more.
-const MAX_LIFE: Duration = Duration::from_secs(100 * 365 * 86_400);
+/// Bytes of an import file at most: a million lines of a hundred.
+const MAX_FILE: u64 = 100 << 20;
 
 /// `weir keys create`
 #[derive(clap::Args, Debug)]
-pub(super) struct Args {
-    /// Who pays; a tenant of the configuration [default: default]
+pub(super) struct CreateArgs {
+    /// Who pays; a tenant of the configuration or the store [default: default]
     #[arg(long, value_name = "T")]
     tenant: Option<String>,
-    /// A name for people
-    #[arg(long, value_name = "N")]
-    name: Option<String>,
-    /// The team within the tenant
-    #[arg(long, value_name = "T")]
-    team: Option<String>,
-    /// The person or service within the tenant
-    #[arg(long, value_name = "U")]
-    user: Option<String>,
-    /// Models that the key may use, with commas; `*` is any letters [default: all that the tenant may use]
-    #[arg(long, value_name = "MODELS")]
-    models: Option<String>,
-    /// A role of the configuration
-    #[arg(long, value_name = "R")]
-    role: Option<String>,
-    /// A plan of the configuration that counts this key alone
-    #[arg(long, value_name = "P")]
-    plan: Option<String>,
-    /// How long the key is good: a number and s, m, h, d or w, as in 30d [default: for ever]
-    #[arg(long, value_name = "SPAN", value_parser = span)]
-    expires: Option<Duration>,
+    #[command(flatten)]
+    written: Written,
     /// The authenticator, where the configuration has several that take API keys
     #[arg(long, value_name = "NAME")]
     auth: Option<String>,
+    #[command(flatten)]
+    pub(super) output: Output,
+}
+
+/// `weir keys import`
+#[derive(clap::Args, Debug)]
+pub(super) struct ImportArgs {
+    /// The SHA-256 of one whole key, as sha256:HEX
+    #[arg(long, value_name = "SHA256", required_unless_present = "file")]
+    hash: Option<String>,
+    /// The id of a key in Weir's own form: the third of its parts [default: derived from the hash, for any other form]
+    #[arg(long, value_name = "KEY_ID", requires = "hash")]
+    key_id: Option<String>,
+    /// A file with a key a line: NAME, sha256:HEX and perhaps KEY_ID, tabs between; all or none are imported
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["hash", "name"])]
+    file: Option<PathBuf>,
+    /// Who pays; a tenant of the configuration or the store [default: default]
+    #[arg(long, value_name = "T")]
+    tenant: Option<String>,
+    #[command(flatten)]
+    written: Written,
     #[command(flatten)]
     pub(super) output: Output,
 }
@@ -60,107 +64,112 @@ pub(super) struct Made {
 }
 
 /// Makes a key. Nothing is stored unless everything that is asked for exists.
-pub(super) fn create(args: &Args, settings: &KeySettings, now: WallMicros) -> Result<Made, KeysError> {
+pub(super) fn create(desk: &Desk<'_>, args: &CreateArgs) -> Result<Made, KeysError> {
+    let settings = desk.settings;
     let auth = settings.authenticator(args.auth.as_deref())?;
-    let tenant = settings.tenant(args.tenant.as_deref())?;
-    if let Some(plan) = &args.plan {
-        known("plan", plan, &settings.plans)?;
-    }
-    if let Some(role) = &args.role {
-        known("role", role, &settings.roles)?;
-    }
-    for (what, text) in [("name", &args.name), ("team", &args.team), ("user", &args.user)] {
-        check_name(what, text.as_deref())?;
-    }
-    let models = args.models.as_deref().map(patterns).transpose()?;
-    let pepper = pepper::load(&auth.pepper)?;
-    let mut random = Zeroizing::new([0; api_key::RANDOM_BYTES]);
-    getrandom::fill(random.as_mut_slice()).map_err(KeysError::Random)?;
-    let fresh = api_key::generate(&auth.tag, random.as_slice())?;
-    let new = NewKey {
-        key_id: fresh.id.clone(),
-        hash: pepper.hash(fresh.text.as_bytes()),
-        tenant: tenant.as_str().to_owned(),
-        team: args.team.clone(),
-        user: args.user.clone(),
-        name: args.name.clone(),
-        models,
-        plan: args.plan.clone(),
-        role: args.role.clone(),
-        expires_at: args.expires.map(|span| after(now, span)),
-    };
-    let mut store = Store::open(&settings.store)?;
-    store.create(std::slice::from_ref(&new), now)?;
+    let mut store = desk.store()?;
+    let tenant = settings.tenant(args.tenant.as_deref(), &mut store)?;
+    args.written.check(settings, &mut store, tenant.as_str())?;
+    let fresh = fresh(|random| api_key::generate(&auth.tag, random))?;
+    let hash = pepper::load(&auth.pepper)?.hash(fresh.text.as_bytes());
+    let new = on_key(&args.written, NewKey::of(fresh.id, hash, tenant.as_str()), desk.now);
     // What is printed is what is in the store.
-    let stored = store.find(&fresh.id)?.ok_or(KeysError::NoSuchKey(fresh.id))?;
+    let stored = store.change(&super::actor(), desk.now, |change| change.create_key(&new))?;
     Ok(Made { stored, text: fresh.text })
 }
 
-fn after(now: WallMicros, span: Duration) -> WallMicros {
-    now + WallMicros(i64::try_from(span.as_micros()).unwrap_or(i64::MAX))
+/// Makes a plaintext of the system's random bytes.
+pub(super) fn fresh(
+    make: impl FnOnce(&[u8]) -> Result<FreshKey, api_key::GenerateError>,
+) -> Result<FreshKey, KeysError> {
+    let mut random = Zeroizing::new([0; api_key::RANDOM_BYTES]);
+    getrandom::fill(random.as_mut_slice()).map_err(KeysError::Random)?;
+    Ok(make(random.as_slice())?)
 }
 
-/// A name is printed in tables and logs, so it has no line ends and an end.
-fn check_name(what: &str, text: Option<&str>) -> Result<(), KeysError> {
-    let Some(text) = text else { return Ok(()) };
-    if text.is_empty() || text.chars().count() > MAX_NAME || text.chars().any(char::is_control) {
-        return Err(KeysError::Refused(format!("--{what} takes 1 to {MAX_NAME} printable letters")));
+fn on_key(written: &Written, plain: NewKey, now: WallMicros) -> NewKey {
+    NewKey {
+        team: written.team.clone(),
+        user: written.user.clone(),
+        name: written.name.clone(),
+        models: written.models.as_ref().map(|models| models.0.clone()),
+        endpoints: given(&written.endpoints),
+        addresses: given(&written.addresses),
+        plan: written.plan.clone(),
+        roles: given(&written.roles),
+        expires_at: written.expires_at(now),
+        ..plain
     }
-    Ok(())
 }
 
-fn patterns(list: &str) -> Result<Vec<String>, KeysError> {
-    let list: Vec<String> = list.split(',').map(|one| one.trim().to_owned()).collect();
-    models::check_patterns(&list).map_err(|fault| KeysError::Refused(format!("--models: {fault}")))?;
-    Ok(list)
-}
-
-/// Reads `30d`.
-fn span(text: &str) -> Result<Duration, String> {
-    let wrong = || "write a number and s, m, h, d or w, as in 30d".to_owned();
-    let unit = text.chars().next_back().ok_or_else(wrong)?;
-    let seconds: u64 = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3_600,
-        'd' => 86_400,
-        'w' => 7 * 86_400,
-        _ => return Err(wrong()),
+/// Takes over keys of which only the hash is known. All of them are stored or none.
+pub(super) fn import(desk: &Desk<'_>, args: &ImportArgs) -> Result<Vec<StoredKey>, KeysError> {
+    let settings = desk.settings;
+    let mut store: Store = desk.store()?;
+    let tenant = settings.tenant(args.tenant.as_deref(), &mut store)?;
+    args.written.check(settings, &mut store, tenant.as_str())?;
+    let lines = match (&args.file, &args.hash) {
+        (Some(file), _) => read_file(file)?,
+        (None, Some(hash)) => {
+            let digest = digest(hash).map_err(|why| KeysError::Refused(format!("--hash: {why}")))?;
+            let id = args.key_id.as_deref().map(key_id).transpose()?;
+            vec![Line { name: args.written.name.clone(), digest, id }]
+        }
+        (None, None) => Vec::new(),
     };
-    let digits = &text[..text.len() - unit.len_utf8()];
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(wrong());
-    }
-    let span = digits.parse().ok().and_then(|count: u64| count.checked_mul(seconds)).map(Duration::from_secs);
-    match span {
-        Some(Duration::ZERO) => Err("a key that has expired already is of no use".to_owned()),
-        Some(span) if span <= MAX_LIFE => Ok(span),
-        _ => Err("at most 100 years; leave it out for a key that never expires".to_owned()),
-    }
+    let news: Vec<NewKey> = lines
+        .into_iter()
+        .map(|line| {
+            let id = line.id.unwrap_or_else(|| api_key::key_id(&api_key::id_of_hash(&line.digest)));
+            let written = Written { name: line.name, ..args.written.clone() };
+            on_key(&written, NewKey::of(id, SecretHash::Plain(line.digest), tenant.as_str()), desk.now)
+        })
+        .collect();
+    Ok(store.change(&super::actor(), desk.now, |change| {
+        news.iter().map(|new| change.create_key(new)).collect::<Result<Vec<_>, _>>()
+    })?)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A key of an import file.
+struct Line {
+    name: Option<String>,
+    digest: Digest,
+    id: Option<KeyId>,
+}
 
-    #[test]
-    fn spans_are_a_number_and_a_unit() {
-        for (text, seconds) in [("1s", 1), ("2m", 120), ("3h", 10_800), ("30d", 2_592_000), ("1w", 604_800)] {
-            assert_eq!(span(text), Ok(Duration::from_secs(seconds)), "{text}");
-        }
-        for text in ["", "d", "30", "-1d", "+1d", "1.5d", "1 d", "30é", "0d", "101w7", "99999999999999999999d", "6000w"]
-        {
-            assert!(span(text).is_err(), "{text:?} is no span");
-        }
+fn read_file(path: &Path) -> Result<Vec<Line>, KeysError> {
+    let wrong = |why: String| KeysError::Refused(format!("{}: {why}", path.display()));
+    let mut text = String::new();
+    let file = File::open(path).map_err(|error| wrong(error.to_string()))?;
+    let read = file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(|error| wrong(error.to_string()))?;
+    if read as u64 > MAX_FILE {
+        return Err(wrong(format!("an import file has at most {MAX_FILE} bytes: split it")));
     }
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines.map(|(number, text)| line(text).map_err(|why| wrong(format!("line {}: {why}", number + 1)))).collect()
+}
 
-    #[test]
-    fn a_name_that_would_break_a_table_is_refused() {
-        assert!(check_name("name", Some("ci")).is_ok(), "a word");
-        assert!(check_name("name", None).is_ok(), "no name at all");
-        let long = "x".repeat(MAX_NAME + 1);
-        for text in ["", "a\nb", "\u{1b}[2J", &long] {
-            assert!(check_name("name", Some(text)).is_err(), "{text:?}");
-        }
+fn line(text: &str) -> Result<Line, String> {
+    let mut columns = text.trim_end_matches('\r').split('\t');
+    let (name, hash, id) = (columns.next().unwrap_or_default(), columns.next(), columns.next());
+    let digest = digest(hash.ok_or("write NAME, a tab, and sha256:HEX")?)?;
+    if columns.next().is_some() {
+        return Err("more than NAME, sha256:HEX and KEY_ID".to_owned());
     }
+    check_name("name", Some(name)).map_err(|_| "a name is 1 to 128 printable letters".to_owned())?;
+    let id = id.filter(|id| !id.is_empty()).map(key_id).transpose().map_err(|error| error.to_string())?;
+    Ok(Line { name: Some(name.to_owned()), digest, id })
+}
+
+/// The digest in `sha256:HEX`. What is none is not repeated: it may be a whole key.
+fn digest(text: &str) -> Result<Digest, String> {
+    let wrong = || "write sha256: and 64 hexadecimal digits, the SHA-256 of the whole key".to_owned();
+    let hex = text.strip_prefix("sha256:").map(str::as_bytes).filter(|hex| hex.len() == 2 * DIGEST_LEN);
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let mut digest = [0; DIGEST_LEN];
+    for (to, pair) in digest.iter_mut().zip(hex.ok_or_else(wrong)?.chunks_exact(2)) {
+        let [high, low] = pair else { return Err(wrong()) };
+        *to = digit(*high).ok_or_else(wrong)? * 16 + digit(*low).ok_or_else(wrong)?;
+    }
+    Ok(Digest(digest))
 }

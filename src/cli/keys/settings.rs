@@ -1,7 +1,7 @@
 //! What `weir keys` needs of a configuration. Decides which authenticator a new key is for and which names exist.
 
 use super::error::KeysError;
-use crate::config::snapshot::{ApiKeyAuth, Authenticator, PepperSource, Snapshot};
+use crate::config::snapshot::{ApiKeyAuth, Authenticator, PepperSource, Snapshot, Store, Tenant};
 use crate::domain::ids::TenantId;
 use crate::logic::access::credentials::DEFAULT_HEADERS;
 use std::collections::BTreeMap;
@@ -17,17 +17,19 @@ const ALIKE: f64 = 0.75;
 /// The part of a configuration that is about keys.
 #[derive(Clone, Debug)]
 pub struct KeySettings {
-    /// The SQLite file.
-    pub store: PathBuf,
+    /// Where the keys are.
+    pub store: Store,
     /// `api_key` authenticators by name.
     pub authenticators: BTreeMap<String, ApiKeyAuth>,
     /// Where the pepper is if there is no authenticator.
     pub default_pepper: PathBuf,
-    /// Tenants that exist.
+    /// Tenants of the configuration; the store may have more.
     pub tenants: Vec<String>,
-    /// Plans that exist.
+    /// Their teams; the store may have more.
+    pub teams: BTreeMap<String, Vec<String>>,
+    /// Plans of the configuration; the store may have more.
     pub plans: Vec<String>,
-    /// Roles that exist. The compiled configuration knows none yet, so every role is unknown.
+    /// Roles that exist, the built-in ones included.
     pub roles: Vec<String>,
 }
 
@@ -50,15 +52,18 @@ impl KeySettings {
     #[must_use]
     pub fn of(snapshot: &Snapshot) -> Self {
         let api_key = |(name, auth): (&String, &Authenticator)| match auth {
-            Authenticator::ApiKey(auth) => (name.clone(), auth.clone()),
+            Authenticator::ApiKey(auth) => Some((name.clone(), auth.clone())),
+            _ => None,
         };
+        let teams = |tenant: &Tenant| tenant.teams.keys().map(|team| team.as_str().to_owned()).collect();
         Self {
             store: snapshot.store.clone(),
-            authenticators: snapshot.auth.iter().map(api_key).collect(),
+            authenticators: snapshot.auth.iter().filter_map(api_key).collect(),
             default_pepper: snapshot.server.state_dir.join("pepper"),
             tenants: snapshot.tenants.keys().map(|tenant| tenant.as_str().to_owned()).collect(),
+            teams: snapshot.tenants.iter().map(|(name, one)| (name.as_str().to_owned(), teams(one))).collect(),
             plans: snapshot.plans.keys().map(|plan| plan.as_str().to_owned()).collect(),
-            roles: Vec::new(),
+            roles: snapshot.roles.keys().map(|role| role.as_str().to_owned()).collect(),
         }
     }
 
@@ -87,11 +92,16 @@ impl KeySettings {
         }
     }
 
-    pub(super) fn tenant(&self, named: Option<&str>) -> Result<TenantId, KeysError> {
+    /// The tenant that is meant, of the configuration or the store; `default` exists without being named.
+    pub(super) fn tenant(
+        &self,
+        named: Option<&str>,
+        store: &mut crate::io::store::Store,
+    ) -> Result<TenantId, KeysError> {
         let name = named.unwrap_or("default");
-        // `default` exists without being named.
-        if name != "default" {
-            known("tenant", name, &self.tenants)?;
+        let configured = known("tenant", name, &self.tenants);
+        if name != "default" && configured.is_err() && store.read()?.tenant(name)?.is_none() {
+            configured?;
         }
         Ok(TenantId::new(name))
     }

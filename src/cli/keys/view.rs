@@ -2,7 +2,7 @@
 //! people. There is no secret in what it shows, but for the one of a key that was just made.
 
 use crate::domain::units::WallMicros;
-use crate::io::store::rows::StoredKey;
+use crate::io::store::rows::{KeyStatus, StoredKey, StoredSecret};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -29,12 +29,25 @@ pub(super) struct KeyView<'a> {
     name: Option<&'a str>,
     models: Option<&'a [String]>,
     plan: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    role: Option<&'a str>,
     status: &'static str,
     secret_gen: u32,
     created_at: String,
     expires_at: Option<String>,
+    endpoints: Option<&'a [String]>,
+    addresses: Option<Vec<String>>,
+    roles: Option<&'a [String]>,
+    generations: Vec<GenerationView>,
+    revoked_at: Option<String>,
+    terminate_streams: bool,
+}
+
+/// A secret of a key that is good.
+#[derive(Serialize)]
+pub(super) struct GenerationView {
+    secret_gen: u32,
+    created_at: String,
+    /// Null on the newest.
+    valid_until: Option<String>,
 }
 
 impl<'a> KeyView<'a> {
@@ -49,17 +62,39 @@ impl<'a> KeyView<'a> {
             name: key.name.as_deref(),
             models: key.models.as_deref(),
             plan: key.plan.as_deref(),
-            role: key.role.as_deref(),
             status: key.standing(now),
             secret_gen: key.generation(),
             created_at: stamp(key.created_at),
             expires_at: key.expires_at.map(stamp),
+            endpoints: key.endpoints.as_deref(),
+            addresses: key.addresses.as_deref().map(|list| list.iter().map(ToString::to_string).collect()),
+            roles: key.roles.as_deref(),
+            generations: generations(key, now),
+            revoked_at: key.revoked_at.map(stamp),
+            terminate_streams: key.terminate_streams,
         }
     }
 
     /// The same with its plaintext; only `create` has it.
     pub(super) fn with_key(self, text: &'a str) -> Self {
         Self { key: Some(text), ..self }
+    }
+
+    /// What only the card of one key has room for.
+    fn details(&self) -> Vec<(&'static str, String)> {
+        let listed = |list: Option<&[String]>, none: &str| {
+            list.map_or_else(|| none.to_owned(), |list| list.join(",").escape_debug().to_string())
+        };
+        let mut cells = vec![
+            ("PATHS", listed(self.endpoints, "all")),
+            ("FROM", listed(self.addresses.as_deref(), "all")),
+            ("ROLES", listed(self.roles, "member")),
+        ];
+        for secret in &self.generations {
+            let until = secret.valid_until.as_ref().map(|end| format!(", good until {end}")).unwrap_or_default();
+            cells.push(("SECRET", format!("{}, made {}{until}", secret.secret_gen, secret.created_at)));
+        }
+        cells
     }
 
     /// What people see: label and value, `-` where there is none.
@@ -80,8 +115,20 @@ impl<'a> KeyView<'a> {
     }
 }
 
+/// The secrets that are good; none of a revoked key.
+fn generations(key: &StoredKey, now: WallMicros) -> Vec<GenerationView> {
+    let good = |secret: &&StoredSecret| secret.valid_until.is_none_or(|end| end > now);
+    let secrets = if key.status == KeyStatus::Revoked { &[] } else { key.secrets.as_slice() };
+    let view = |secret: &StoredSecret| GenerationView {
+        secret_gen: secret.generation,
+        created_at: stamp(secret.created_at),
+        valid_until: secret.valid_until.map(stamp),
+    };
+    secrets.iter().filter(good).map(view).collect()
+}
+
 /// Whole seconds, UTC: `2026-11-20T12:00:00Z`.
-fn stamp(at: WallMicros) -> String {
+pub(super) fn stamp(at: WallMicros) -> String {
     let seconds = at.0.div_euclid(1_000_000);
     // Beyond the year 9999 there is no such text; the number then says it.
     jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |stamp| stamp.to_string())
@@ -112,7 +159,7 @@ fn line<'a>(cells: impl Iterator<Item = &'a str>, widths: &[usize]) -> String {
 /// One key, one member a line.
 pub(super) fn card(key: &KeyView<'_>) -> String {
     let mut text = String::new();
-    for (label, cell) in key.cells() {
+    for (label, cell) in key.cells().into_iter().chain(key.details()) {
         text.push_str(&format!("{:<8} {cell}\n", label.to_lowercase()));
     }
     text
