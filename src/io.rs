@@ -2,6 +2,8 @@
 
 pub mod access_log;
 pub mod clock;
+pub mod directory;
+pub mod identity;
 pub mod keys;
 pub mod metrics;
 pub mod observer;
@@ -13,3 +15,4 @@ pub mod slots;
 pub mod spool;
 pub mod store;
 pub mod usage_log;
+pub mod usage_query;

@@ -24,6 +24,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("exchange", 3),
     ("stages", 3),
     ("io", 4),
+    ("admin", 5),
     ("edge", 5),
     ("writer", 5),
     ("sim", 5),
@@ -40,6 +41,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("stages", "exchange"),
     ("exchange", "runtime"),
     ("exchange", "stages"),
+    ("edge", "admin"),
 ];
 
 /// Where Pingora may be named: the edge, the health probes, the simulator's servers.

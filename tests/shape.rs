@@ -11,7 +11,7 @@ mod source;
 use source::SourceFile;
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Lines of code in a file, without comments, blank lines and tests.
 const MAX_FILE: usize = 400;
@@ -106,7 +106,7 @@ fn listed(text: &str) -> BTreeSet<String> {
 fn documents() -> Vec<SourceFile> {
     let readme = |path: &str| SourceFile {
         path: PathBuf::from(path),
-        text: fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("the file is there"),
+        text: fs::read_to_string(source::root().join(path)).expect("the file is there"),
     };
     let mut found = vec![readme("README.md")];
     for folder in ["docs", "plugins", "conf", "deploy", "loadtest"] {
@@ -149,7 +149,7 @@ fn no_file_excuses_itself_from_the_lints_that_hold_the_shape() {
 
 #[test]
 fn the_lints_that_hold_the_shape_are_denied() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = source::root();
     let cargo = fs::read_to_string(root.join("Cargo.toml")).expect("Cargo.toml");
     for lint in ["unsafe_code", "unwrap_used", "expect_used", "panic", "too_many_lines", "too_many_arguments"] {
         assert!(cargo.contains(&format!("\n{lint} = \"deny\"")), "Cargo.toml must deny {lint}");
@@ -165,7 +165,7 @@ fn every_documented_command_is_run_by_a_test_and_every_listed_one_is_documented(
     let documents = documents();
     none(&documents.iter().flat_map(unmarked_blocks).collect::<Vec<_>>());
     let told: BTreeSet<String> = documents.iter().flat_map(|file| documented(&file.text)).collect();
-    let list = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(COMMANDS)).expect("the list is there");
+    let list = fs::read_to_string(source::root().join(COMMANDS)).expect("the list is there");
     let known = listed(&list);
     let unknown: Vec<String> =
         told.difference(&known).map(|command| format!("no test runs `{command}`: add it to {COMMANDS}")).collect();

@@ -160,7 +160,7 @@ fn request(backend: &BackendConfig, path: &str, pool: &Pool) -> Result<RequestHe
     let target = format!("{}{path}", backend.prefix);
     let mut request = RequestHeader::build("GET", target.as_bytes(), Some(3))?;
     request.insert_header("host", format!("{}:{}", backend.host, backend.port))?;
-    if let Some(secret) = &pool.bearer {
+    if let Some(crate::config::snapshot::Credential::Bearer(secret)) = &pool.credential {
         let mut value = b"Bearer ".to_vec();
         value.extend_from_slice(&secret.0);
         request.insert_header("authorization", value.as_slice())?;

@@ -3,7 +3,7 @@
 //! Not a Rust parser: a lexer that knows where code is. It decides nothing about what the code may say.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// One file, with its path relative to the package.
 #[derive(Clone, Debug)]
@@ -24,9 +24,14 @@ impl SourceFile {
     }
 }
 
+/// The package's folder. Asked for when a test runs: one that was compiled in another clone must not read that one.
+pub fn root() -> PathBuf {
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo says where the package is"))
+}
+
 /// All files below `folder` of the package whose name ends in `.EXT`, in path order.
 pub fn files(folder: &str, ext: &str) -> Vec<SourceFile> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root();
     let mut found = Vec::new();
     let mut waiting = vec![root.join(folder)];
     while let Some(dir) = waiting.pop() {
@@ -37,7 +42,7 @@ pub fn files(folder: &str, ext: &str) -> Vec<SourceFile> {
                 waiting.push(path);
             } else if path.extension().is_some_and(|found| found == ext) {
                 let text = fs::read_to_string(&path).expect("source is UTF-8");
-                let path = path.strip_prefix(root).expect("below the root").to_owned();
+                let path = path.strip_prefix(&root).expect("below the root").to_owned();
                 found.push(SourceFile { path, text });
             }
         }
