@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use zeroize::Zeroizing;
 
 /// Bytes of a PEM file at most: a bundle of authorities has some hundred KiB.
-const MAX_PEM_BYTES: u64 = 4 << 20;
+const MAX_PEM_BYTES: u64 = 1 << 20;
 /// Permission bits that let everyone in. A group may well be meant to read it.
 const EVERYONE: u32 = 0o007;
 

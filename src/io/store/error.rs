@@ -52,7 +52,7 @@ pub enum StoreError {
     #[error("key store holds more than {MAX_KEYS} keys")]
     TooManyKeys,
     /// A bound on what one tenant, or all of them, may have.
-    #[error("there are {most} {what}, and there can be no more: delete what is not used")]
+    #[error("there are {most} {what}, and there can be no more (revoked keys count; other things can be deleted)")]
     Full {
         /// Of what, and whose.
         what: String,
