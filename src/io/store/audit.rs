@@ -75,13 +75,10 @@ pub(super) fn page(
         "SELECT id, at, actor_kind, actor_id, actor_tenant, request_id, action, target, tenant_id, state_before,
          state_after FROM audit_log WHERE {wanted} ORDER BY id DESC LIMIT $2"
     );
-    let mut found = Vec::new();
-    sql.query_each(&statement, &values, &mut |row| {
+    sql.all(&statement, &values, |row| {
         let id = row.int(0).ok().flatten().unwrap_or_default().to_string();
-        found.push(entry(row).map_err(|fault| BrokenRow { what: "audit", id, fault }));
-        Ok(())
-    })?;
-    Ok(found)
+        entry(row).map_err(|fault| BrokenRow { what: "audit", id, fault })
+    })
 }
 
 fn entry(row: &dyn Columns) -> Result<AuditEntry, Fault> {

@@ -32,12 +32,7 @@ impl BudgetPeriod {
 }
 
 pub(super) fn one(sql: &mut Sql, id: &str) -> Result<Option<StoredBudget>, StoreError> {
-    let mut found = None;
-    sql.query_each(&format!("{SELECT} WHERE budget_id = $1"), &[id.into()], &mut |row| {
-        found = Some(read(row).map_err(StoreError::BrokenRow)?);
-        Ok(())
-    })?;
-    Ok(found)
+    sql.one(&format!("{SELECT} WHERE budget_id = $1"), &[id.into()], read)
 }
 
 pub(super) fn page(
@@ -52,12 +47,7 @@ pub(super) fn page(
         values.push(tenant.into());
         wanted.push_str(" AND tenant_id = $3");
     }
-    let mut found = Vec::new();
-    sql.query_each(&format!("{SELECT} WHERE {wanted} ORDER BY budget_id LIMIT $2"), &values, &mut |row| {
-        found.push(read(row));
-        Ok(())
-    })?;
-    Ok(found)
+    sql.all(&format!("{SELECT} WHERE {wanted} ORDER BY budget_id LIMIT $2"), &values, read)
 }
 
 /// Writes all of a budget, whether it is there or not.

@@ -22,12 +22,7 @@ pub(super) fn changed(
 }
 
 pub(super) fn one(sql: &mut Sql, plan: &str) -> Result<Option<StoredPlan>, StoreError> {
-    let mut found = None;
-    sql.query_each(&format!("{SELECT} WHERE plan = $1 AND deleted = 0"), &[plan.into()], &mut |row| {
-        found = Some(read(row).map_err(StoreError::BrokenRow)?);
-        Ok(())
-    })?;
-    Ok(found)
+    sql.one(&format!("{SELECT} WHERE plan = $1 AND deleted = 0"), &[plan.into()], read)
 }
 
 pub(super) fn page(
@@ -42,12 +37,7 @@ pub(super) fn page(
         values.push(tenant.into());
         wanted.push_str(" AND (tenant_id IS NULL OR tenant_id = $3)");
     }
-    let mut found = Vec::new();
-    sql.query_each(&format!("{SELECT} WHERE {wanted} ORDER BY plan LIMIT $2"), &values, &mut |row| {
-        found.push(read(row));
-        Ok(())
-    })?;
-    Ok(found)
+    sql.all(&format!("{SELECT} WHERE {wanted} ORDER BY plan LIMIT $2"), &values, read)
 }
 
 /// Writes all of a plan, whether it is there or not.

@@ -6,6 +6,7 @@ pub(super) mod sqlite;
 mod tls;
 
 use super::error::StoreError;
+use super::rows::BrokenRow;
 
 /// A value that is bound to a statement.
 #[derive(Clone, Copy, Debug)]
@@ -129,6 +130,36 @@ impl Sql {
             if found.is_none() {
                 found = Some(read(row).map_err(unreadable)?);
             }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// What a key names, if it names anything. A row that cannot be read is an error.
+    pub(super) fn one<T>(
+        &mut self,
+        sql: &str,
+        values: &[Value<'_>],
+        read: impl Fn(&dyn Columns) -> Result<T, BrokenRow>,
+    ) -> Result<Option<T>, StoreError> {
+        let mut found = None;
+        self.query_each(sql, values, &mut |row| {
+            found = Some(read(row).map_err(StoreError::BrokenRow)?);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Every row, in the statement's order. One that cannot be read takes no other with it.
+    pub(super) fn all<T>(
+        &mut self,
+        sql: &str,
+        values: &[Value<'_>],
+        read: impl Fn(&dyn Columns) -> Result<T, BrokenRow>,
+    ) -> Result<Vec<Result<T, BrokenRow>>, StoreError> {
+        let mut found = Vec::new();
+        self.query_each(sql, values, &mut |row| {
+            found.push(read(row));
             Ok(())
         })?;
         Ok(found)

@@ -85,12 +85,7 @@ fn number(count: Option<i64>) -> usize {
 }
 
 pub(super) fn tenant(sql: &mut Sql, tenant: &str) -> Result<Option<StoredTenant>, StoreError> {
-    let mut found = None;
-    sql.query_each(&format!("{TENANT} WHERE tenant_id = $1 AND deleted = 0"), &[tenant.into()], &mut |row| {
-        found = Some(read_tenant(row).map_err(StoreError::BrokenRow)?);
-        Ok(())
-    })?;
-    Ok(found)
+    sql.one(&format!("{TENANT} WHERE tenant_id = $1 AND deleted = 0"), &[tenant.into()], read_tenant)
 }
 
 pub(super) fn tenants(
@@ -98,13 +93,8 @@ pub(super) fn tenants(
     after: &str,
     limit: u32,
 ) -> Result<Vec<Result<StoredTenant, BrokenRow>>, StoreError> {
-    let mut found = Vec::new();
     let statement = format!("{TENANT} WHERE tenant_id > $1 AND deleted = 0 ORDER BY tenant_id LIMIT $2");
-    sql.query_each(&statement, &[after.into(), i64::from(limit).into()], &mut |row| {
-        found.push(read_tenant(row));
-        Ok(())
-    })?;
-    Ok(found)
+    sql.all(&statement, &[after.into(), i64::from(limit).into()], read_tenant)
 }
 
 pub(super) fn member(
@@ -113,13 +103,8 @@ pub(super) fn member(
     tenant: &str,
     id: &str,
 ) -> Result<Option<StoredMember>, StoreError> {
-    let mut found = None;
     let statement = format!("{} WHERE tenant_id = $1 AND id = $2 AND deleted = 0", kind.select());
-    sql.query_each(&statement, &[tenant.into(), id.into()], &mut |row| {
-        found = Some(read_member(row, kind).map_err(StoreError::BrokenRow)?);
-        Ok(())
-    })?;
-    Ok(found)
+    sql.one(&statement, &[tenant.into(), id.into()], |row| read_member(row, kind))
 }
 
 pub(super) fn members(
@@ -129,15 +114,12 @@ pub(super) fn members(
     after: &str,
     limit: u32,
 ) -> Result<Vec<Result<StoredMember, BrokenRow>>, StoreError> {
-    let mut found = Vec::new();
     let statement = format!("{} WHERE tenant_id = $1 AND id > $2 AND deleted = 0 ORDER BY id LIMIT $3", kind.select());
-    sql.query_each(&statement, &[tenant.into(), after.into(), i64::from(limit).into()], &mut |row| {
+    sql.all(&statement, &[tenant.into(), after.into(), i64::from(limit).into()], |row| {
         // The page is of one tenant: what cannot be read is named within it.
         let unread = |broken: BrokenRow| BrokenRow { id: row.need_text(1).unwrap_or_default(), ..broken };
-        found.push(read_member(row, kind).map_err(unread));
-        Ok(())
-    })?;
-    Ok(found)
+        read_member(row, kind).map_err(unread)
+    })
 }
 
 /// Writes all of a tenant, whether it is there or not.
