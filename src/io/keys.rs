@@ -58,7 +58,6 @@ struct Counts {
     failed: AtomicU64,
     asked: AtomicU64,
     remembered: AtomicU64,
-    deprecated: AtomicU64,
 }
 
 /// What the keys' side of a process has done, for metrics.
@@ -78,8 +77,6 @@ pub struct Figures {
     pub asked: u64,
     /// Refusals from memory.
     pub remembered: u64,
-    /// Calls on a secret that has been replaced.
-    pub deprecated: u64,
 }
 
 impl Shared {
@@ -121,7 +118,6 @@ impl Pulse {
             failed: of(&counts.failed),
             asked: of(&counts.asked),
             remembered: of(&counts.remembered),
-            deprecated: of(&counts.deprecated),
         }
     }
 }
@@ -180,13 +176,7 @@ impl Keys {
         match answer.verdict {
             // What has no checksum is not worth a look at the store: tokens for others come here too.
             Err(Rejection::Invalid) if own.is_some() => Known::Perhaps(answer.digest),
-            Ok(principal) => {
-                if principal.deprecated_until.is_some() {
-                    self.shared.counts.deprecated.fetch_add(1, Ordering::Relaxed);
-                }
-                Known::Settled(Ok(principal))
-            }
-            rejected => Known::Settled(rejected),
+            settled => Known::Settled(settled),
         }
     }
 }
