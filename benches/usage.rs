@@ -36,6 +36,7 @@ fn settings(dir: &Path, durability: Durability) -> Usage {
         slots_dir: dir.join("slots"),
         slots: 4_096,
         sqlite: dir.join("usage.db"),
+        prices: None,
     }
 }
 

@@ -5,6 +5,7 @@ pub mod cost;
 pub mod fault;
 pub mod ids;
 pub mod limit;
+pub mod money;
 pub mod principal;
 pub mod record;
 pub mod refusal;

@@ -1,11 +1,12 @@
 //! L2: the traits that stages need. `io/` implements them, `cli/` wires them, tests fake them.
 
 use crate::domain::ids::{BackendId, KeyId, PoolId, RequestId, RouteId, TenantId};
-use crate::domain::limit::{Denial, Plan, QuotaAsk, QuotaUse, Scope, Standing};
+use crate::domain::limit::{Denial, QuotaUse, Scope, Standing};
 use crate::domain::principal::Principal;
 use crate::domain::record::UsageRecord;
 use crate::domain::surface::Surface;
 use crate::domain::units::{Micros, WallMicros};
+use crate::logic::quota::plan::{LimitRule, QuotaAsk};
 use async_trait::async_trait;
 use std::sync::Arc;
 
@@ -79,13 +80,19 @@ pub trait Authenticate: Send + Sync {
     async fn ask(&self, request: &AuthRequest<'_>) -> Verdict;
 }
 
-/// A reservation that was granted. Owes exactly one `settle`; dropping it without releases the hold
+/// A reservation that was granted. Owes exactly one `settle` or `cancel`; dropping it without releases the hold
 /// (the implementation's guard does that).
 pub trait Reservation: Send + Sync {
     /// The figures for the rate-limit headers, taken after this reservation.
     fn standings(&self) -> &[Standing];
-    /// Commits what was really used and ends the hold. Further calls do nothing.
+    /// Counts what a running request has used so far, instead of its hold where that is more. Cheap, and never waits.
+    /// Gives the name of a rule that is used up and ends running streams, if there is one.
+    fn progress(&self, used: QuotaUse, now: Micros) -> Option<Arc<str>>;
+    /// Commits what was really used in all and ends the hold. Nothing used gives everything back but the request
+    /// itself. Further calls do nothing.
     fn settle(&self, used: QuotaUse, now: Micros);
+    /// Takes everything back, the request too: it was refused for another reason. Does nothing once settled.
+    fn cancel(&self, now: Micros);
 }
 
 /// Why a reservation was not granted.
@@ -109,14 +116,29 @@ pub trait QuotaStore: Send + Sync {
     async fn reserve(&self, ask: QuotaAsk, now: Micros, wall: WallMicros)
     -> Result<Box<dyn Reservation>, ReserveError>;
 
-    /// How plans stand, for the headers of an answer that reserved nothing. Takes nothing.
-    fn standings(
-        &self,
-        tenant: &TenantId,
-        plans: &[(Scope, Arc<Plan>)],
-        now: Micros,
-        wall: WallMicros,
-    ) -> Vec<Standing>;
+    /// How the rules of a request stand, for the headers of an answer that reserved nothing. Takes nothing.
+    fn standings(&self, ask: &QuotaAsk, now: Micros, wall: WallMicros) -> Vec<Standing>;
+}
+
+/// How a rule of money stands, as its ledger has just said.
+#[derive(Clone, Copy, Debug)]
+pub struct Spending<'a> {
+    /// The tenant that pays; `None` where tenants share the count.
+    pub tenant: Option<&'a TenantId>,
+    /// Where it counts.
+    pub scope: &'a Scope,
+    /// The rule; its dimension is [`Dimension::Spend`](crate::domain::limit::Dimension::Spend).
+    pub rule: &'a Arc<LimitRule>,
+    /// What is committed in the period, all replicas together, in nano-dollars.
+    pub committed: u64,
+    /// Where the period begins, in milliseconds since 1970; 0 for credit that counts all.
+    pub period: i64,
+}
+
+/// Is told how money is spent: each time that what is committed to a rule of money has changed.
+pub trait SpendWatch: Send + Sync {
+    /// Cheap, and never waits. Repeats and steps back are harmless.
+    fn seen(&self, spending: &Spending<'_>);
 }
 
 /// What is known of a request when it is admitted: the identity of a crash record.

@@ -30,6 +30,8 @@ pub enum Fault {
     Shutdown,
     /// The caller's key was revoked together with its streams.
     Revoked,
+    /// A budget of the caller was used up while the stream ran, and its rule ends streams.
+    BudgetExceeded,
 }
 
 impl Fault {
@@ -49,6 +51,7 @@ impl Fault {
             Self::Malformed => "malformed",
             Self::Shutdown => "shutdown",
             Self::Revoked => "revoked",
+            Self::BudgetExceeded => "budget_exceeded",
         }
     }
 
@@ -68,6 +71,7 @@ impl Fault {
             Self::Malformed,
             Self::Shutdown,
             Self::Revoked,
+            Self::BudgetExceeded,
         ];
         all.into_iter().find(|fault| fault.outcome() == outcome)
     }
@@ -86,6 +90,8 @@ impl Fault {
             Self::FirstByte | Self::Idle | Self::Total => Refusal::UpstreamTimeout,
             Self::Shutdown => Refusal::ShuttingDown,
             Self::Revoked => Refusal::InvalidApiKey,
+            // Only streams that have begun are ended so.
+            Self::BudgetExceeded => Refusal::Internal,
             _ => Refusal::UpstreamError,
         }
     }
@@ -97,6 +103,7 @@ impl Fault {
             Self::FirstByte | Self::Idle | Self::Total => "upstream_timeout",
             Self::Shutdown => "server_shutdown",
             Self::Revoked => "key_revoked",
+            Self::BudgetExceeded => "insufficient_quota",
             _ => "upstream_stream_interrupted",
         }
     }

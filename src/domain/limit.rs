@@ -1,7 +1,8 @@
-//! Limits: what a plan allows, and the quota figures that callers are told.
+//! Limits in words: what is counted, over what, for whom, and the quota figures that callers are told. How limits are
+//! written down and which apply is `logic/quota/plan`'s.
 
-use super::ids::{KeyId, TeamId, TenantId, UserId};
-use super::units::{Micros, Tokens};
+use super::ids::{KeyId, PoolId, TeamId, TenantId, UserId};
+use super::units::{Micros, NanoUsd, Tokens};
 use std::sync::Arc;
 
 /// What a limit counts.
@@ -11,8 +12,45 @@ pub enum Dimension {
     Requests,
     /// Input plus output tokens per window.
     Tokens,
+    /// Input tokens per window.
+    InputTokens,
+    /// Output tokens per window.
+    OutputTokens,
     /// Requests open at once.
     Concurrency,
+    /// Billable money per window, in nano-dollars.
+    Spend,
+}
+
+impl Dimension {
+    /// Every dimension, in the order of the configuration's keys.
+    pub const ALL: [Self; 6] =
+        [Self::Requests, Self::Tokens, Self::InputTokens, Self::OutputTokens, Self::Concurrency, Self::Spend];
+
+    /// The key under `limits:`; `spend` for money.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Tokens => "tokens",
+            Self::InputTokens => "input_tokens",
+            Self::OutputTokens => "output_tokens",
+            Self::Concurrency => "concurrency",
+            Self::Spend => "spend",
+        }
+    }
+
+    /// True for the three that count tokens.
+    #[must_use]
+    pub fn is_tokens(self) -> bool {
+        matches!(self, Self::Tokens | Self::InputTokens | Self::OutputTokens)
+    }
+
+    /// True where an amount is held while the request runs and the true one is committed when it ends.
+    #[must_use]
+    pub fn is_settled(self) -> bool {
+        self.is_tokens() || self == Self::Spend
+    }
 }
 
 /// Over which span a limit counts.
@@ -24,10 +62,12 @@ pub enum Window {
     Minute,
     /// Token bucket, refilled evenly.
     Hour,
-    /// Counter that restarts with the calendar day (UTC).
+    /// Counter that restarts with the calendar day of the tenant's time zone.
     Day,
-    /// Counter that restarts with the calendar month (UTC).
+    /// Counter that restarts with the calendar month of the tenant's time zone.
     Month,
+    /// Counter that never restarts: prepaid credit.
+    Ever,
 }
 
 /// Whether a limit refuses or only says that it would have.
@@ -40,35 +80,31 @@ pub enum Mode {
     Shadow,
 }
 
-/// One limit of a plan.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LimitRule {
-    /// Shown as `x-limit-rule`: `PLAN.requests`, `PLAN.tokens`, `PLAN.concurrency` (`.2` … for further ones of a list).
-    pub name: Arc<str>,
-    /// What it counts.
-    pub dimension: Dimension,
-    /// How much per window; for concurrency how many at once.
-    pub limit: u64,
-    /// The window; meaningless for concurrency.
-    pub window: Window,
-    /// Bucket size; `limit` unless the configuration says otherwise.
-    pub burst: u64,
-    /// Reserve the whole `max_tokens` instead of an estimate.
-    pub strict: bool,
-    /// Refuse or only count.
-    pub mode: Mode,
+/// What a limit does while the store that replicas share is not there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum OnStoreError {
+    /// Each replica admits its share, `limit / replicas x 1.2`.
+    #[default]
+    Local,
+    /// Refuses nothing.
+    Open,
+    /// Refuses with 503.
+    Closed,
 }
 
-/// A plan: limits that hold together.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Plan {
-    /// Every limit.
-    pub rules: Vec<LimitRule>,
-    /// The largest `input + output` that one request may ask for.
-    pub max_tokens_per_request: Option<Tokens>,
+/// Whose requests may use what a shared limit keeps in reserve.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Priority {
+    /// Leaves twice the reserve to others.
+    Low,
+    /// Leaves the reserve to others.
+    #[default]
+    Normal,
+    /// May use all.
+    High,
 }
 
-/// At which level a limit counts: `x-limit-scope`.
+/// At which level a limit counts.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Scope {
     /// One key alone.
@@ -79,10 +115,14 @@ pub enum Scope {
     Team(TenantId, TeamId),
     /// All keys of a tenant together.
     Tenant(TenantId),
+    /// All that goes to one pool, whoever sent it.
+    Pool(PoolId),
+    /// All requests of the installation.
+    Global,
 }
 
 impl Scope {
-    /// The word in `x-limit-scope`.
+    /// The word in `x-limit-scope`; a rule that names models says `model` instead.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -90,29 +130,22 @@ impl Scope {
             Self::User(..) => "user",
             Self::Team(..) => "team",
             Self::Tenant(_) => "tenant",
+            Self::Pool(_) => "pool",
+            Self::Global => "global",
         }
     }
-}
 
-/// What one request wants from the quota: every rule of every scope is decided together.
-#[derive(Clone, Debug)]
-pub struct QuotaAsk {
-    /// The tenant, which also names the shard that holds all of the request's scopes.
-    pub tenant: TenantId,
-    /// The plans in force with the scope at which each counts; at most four (tenant, team, user, key).
-    pub plans: Vec<(Scope, Arc<Plan>)>,
-    /// Names the (tenant, model) output estimate.
-    pub model: Arc<str>,
-    /// Prompt bytes divided by four, unless a tokenizer says better; `None` for plain HTTP (no tokens are reserved).
-    pub input_estimate: Option<Tokens>,
-    /// The caller's cap on output times the number of answers.
-    pub max_output: Option<Tokens>,
+    /// True where tenants share the count.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Self::Pool(_) | Self::Global)
+    }
 }
 
 /// One line of the rate-limit headers: the most constrained rule of a dimension.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Standing {
-    /// Requests or tokens.
+    /// Never concurrency or spend.
     pub dimension: Dimension,
     /// The rule's limit.
     pub limit: u64,
@@ -122,6 +155,29 @@ pub struct Standing {
     pub reset: Micros,
 }
 
+/// How one rule stood when a request was refused: the answer to "why was this 429".
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Figure {
+    /// Rule name.
+    pub rule: Arc<str>,
+    /// Where it counts: `tenant`, `key`, …, `model`.
+    pub scope: &'static str,
+    /// What it counts.
+    pub dimension: Dimension,
+    /// Refuses, or only watches.
+    pub mode: Mode,
+    /// Its limit.
+    pub limit: u64,
+    /// What was left.
+    pub remaining: u64,
+    /// What the request needed at least.
+    pub needed: u64,
+    /// Time until that would fit; `None`: never.
+    pub wait: Option<Micros>,
+    /// The store that replicas share was not there: what was left is what this replica alone might have given.
+    pub without_store: bool,
+}
+
 /// A quota refusal: which rule said no, and when this very request would fit.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Denial {
@@ -129,21 +185,40 @@ pub struct Denial {
     pub dimension: Dimension,
     /// Rule name.
     pub rule: Arc<str>,
-    /// `key`, `user`, `team` or `tenant`.
+    /// `key`, `user`, `team`, `tenant`, `model`, `pool` or `global`.
     pub scope: &'static str,
     /// Time until the request would be admitted; `None`: it can never fit.
     pub retry_after: Option<Micros>,
     /// The headers as they stand; a refusal burns nothing.
     pub standings: Vec<Standing>,
+    /// Every rule of the request, in the order in which they were weighed.
+    pub figures: Vec<Figure>,
 }
 
-/// What a request really used, for the settlement.
+/// What a request has used: so far, or in all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct QuotaUse {
-    /// Input plus output; `None`: unknown, the hold is committed as it stands.
-    pub tokens: Option<Tokens>,
-    /// Output alone, for the estimate of the next ones.
-    pub output: Option<Tokens>,
-    /// Nothing was sent upstream, or nothing came back: give everything back but the request itself.
-    pub refund: bool,
+    /// Input tokens.
+    pub input: Tokens,
+    /// Output tokens.
+    pub output: Tokens,
+    /// What it costs whom it is billed to; 0 where no price is known.
+    pub cost: NanoUsd,
+    /// The output is the whole of an answer: the estimate of the next ones learns from it.
+    pub complete: bool,
+}
+
+impl QuotaUse {
+    /// The amount that a rule of this dimension counts when the request is settled; 0 for requests and concurrency,
+    /// which are counted when it is admitted.
+    #[must_use]
+    pub fn amount(&self, dimension: Dimension) -> u64 {
+        match dimension {
+            Dimension::Requests | Dimension::Concurrency => 0,
+            Dimension::Tokens => self.input.0.saturating_add(self.output.0),
+            Dimension::InputTokens => self.input.0,
+            Dimension::OutputTokens => self.output.0,
+            Dimension::Spend => u64::try_from(self.cost.0).unwrap_or(0),
+        }
+    }
 }

@@ -197,6 +197,18 @@ impl UsageRecord {
         }
     }
 
+    /// The counts.
+    #[must_use]
+    pub fn counts(&self) -> TokenCounts {
+        TokenCounts {
+            input_total: self.input_total,
+            input_cache_read: self.input_cache_read,
+            input_cache_write: self.input_cache_write,
+            output_total: self.output_total,
+            output_reasoning: self.output_reasoning,
+        }
+    }
+
     /// Writes the counts and where they came from.
     pub fn set_counts(&mut self, counts: TokenCounts, source: UsageSource) {
         self.input_total = counts.input_total;

@@ -158,6 +158,7 @@ impl Refusal {
             Self::RequestTooLarge { .. } => "request_too_large",
             Self::RequestTimeout => "request_timeout",
             Self::Limited(denial) if denial.dimension == Dimension::Concurrency => "concurrency_limit_exceeded",
+            Self::Limited(denial) if denial.dimension == Dimension::Spend => "insufficient_quota",
             Self::Limited(_) => "rate_limit_exceeded",
             Self::TokensExceedLimit { .. } => "tokens_exceed_limit",
             Self::Overloaded { .. } => "overloaded",

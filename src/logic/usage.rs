@@ -1,5 +1,6 @@
 //! Counting: what an upstream's answer says about tokens, read while it streams by. Prices nothing.
 
+pub mod charge;
 pub mod counts;
 mod event_form;
 pub mod events;

@@ -1,9 +1,10 @@
 //! Who there is: tenants with their teams and users, and the plans that any of them may have. One immutable value,
 //! swapped whole; made of the configuration and the store, where the configuration wins.
 
-use crate::domain::ids::{PlanId, TeamId, TenantId, UserId};
-use crate::domain::limit::Plan;
+use crate::domain::ids::{KeyId, PlanId, TeamId, TenantId, UserId};
+use crate::logic::quota::plan::{LimitRule, Plan};
 use globset::GlobSet;
+use jiff::tz::TimeZone;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ impl Origin {
 }
 
 /// `tenants.NAME`, or a tenant of the store.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Tenant {
     /// Its plan: it counts all its callers together. `None`: no limits.
     pub plan: Option<PlanId>,
@@ -44,17 +45,42 @@ pub struct Tenant {
     pub teams: BTreeMap<TeamId, Member>,
     /// Its users.
     pub users: BTreeMap<UserId, Member>,
+    /// Where its days and months begin.
+    pub zone: TimeZone,
+    /// Its own budgets, beside those of its plan: they count all its callers together.
+    pub budgets: Vec<Arc<LimitRule>>,
+    /// Budgets of single keys.
+    pub key_budgets: FxHashMap<KeyId, Vec<Arc<LimitRule>>>,
     /// Where it is written down.
     pub origin: Origin,
 }
 
+impl Default for Tenant {
+    fn default() -> Self {
+        Self {
+            plan: None,
+            models: None,
+            model_patterns: Vec::new(),
+            disabled: false,
+            teams: BTreeMap::new(),
+            users: BTreeMap::new(),
+            zone: TimeZone::UTC,
+            budgets: Vec::new(),
+            key_budgets: FxHashMap::default(),
+            origin: Origin::default(),
+        }
+    }
+}
+
 /// A team or a user of a tenant.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Member {
     /// Its plan: it counts the team's or user's callers together.
     pub plan: Option<PlanId>,
     /// Model patterns as on keys; `None`: all that the tenant may use.
     pub models: Option<Arc<[String]>>,
+    /// Its own budgets, beside those of its plan.
+    pub budgets: Vec<Arc<LimitRule>>,
     /// Where it is written down.
     pub origin: Origin,
 }

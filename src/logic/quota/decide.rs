@@ -1,158 +1,450 @@
-//! Weighs all rules of one request at once: every rule gives its share, or the request is refused and nothing is
-//! taken. Reads figures, changes none; `book` applies the answer.
+//! Decides a request: all its rules, of all its scopes, in one step. Every rule gives its share, or the request is
+//! refused and nothing is taken, or the ledger must be asked for more units first.
+//!
+//! Where room is short of the estimate but covers the least, the hold is clamped to the room, unless the rule is
+//! strict. A rule in shadow mode gives what it has and never refuses.
 
-use super::rule::{Moment, RuleState, capacity};
-use crate::domain::limit::{Denial, Dimension, LimitRule, Mode, Plan, QuotaAsk, Scope, Standing};
+use super::book::{Book, Place};
+use super::cost::{Cost, Need, floor};
+use super::lease::{Hold, Lease, Link};
+use super::period::{Moment, Now, capacity};
+use super::plan::{AskLine, LimitRule, QuotaAsk};
+use crate::domain::limit::{Denial, Dimension, Figure, Mode, OnStoreError, QuotaUse, Scope, Standing};
 use crate::domain::units::Micros;
 use std::cmp::Ordering;
+use std::sync::Arc;
 
-/// One rule of a request: where it counts, what it says, how it stands.
-#[derive(Clone, Copy, Debug)]
-pub struct Line<'a> {
-    /// Key or tenant.
-    pub scope: &'a Scope,
-    /// The rule as the plan has it now.
-    pub rule: &'a LimitRule,
-    /// Its figures, brought to the present.
-    pub state: &'a RuleState,
+/// When to try again what only the ledger can give while it is away: it is probed more often than that.
+const STORE_RETRY: Micros = Micros(1_000_000);
+
+/// The books that a request counts in.
+pub struct Books<'a> {
+    /// Its tenant's.
+    pub tenant: &'a mut Book,
+    /// That of pools and the installation, where a line is about one.
+    pub shared: Option<&'a mut Book>,
 }
 
-/// What a request will take, as far as it can be known before it is sent. Tokens.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Need {
-    /// Prompt; `None`: no model call, token rules do not apply.
-    pub input: Option<u64>,
-    /// Output to expect, at most `cap`.
-    pub expected: u64,
-    /// Output that the caller allows.
-    pub cap: Option<u64>,
-}
-
-/// Why a request is not let in.
+/// Why a request is not let in, or not yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Refused {
+pub enum Stop {
     /// It can never fit: `(asked, allowed)` tokens.
     NeverFits(u64, u64),
     /// Not now.
     Denied(Denial),
+    /// The ledger is away, and a rule says closed.
+    StoreDown,
+    /// The ledger must be asked: for the tenant's accounts, for shared ones.
+    Ask {
+        /// The tenant's.
+        tenant: bool,
+        /// Pools' and the installation's.
+        shared: bool,
+    },
 }
 
-/// What each rule gives, in the order of the lines.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Shares {
-    /// Units per line: 1 for requests and concurrency, the hold for tokens.
-    pub amounts: Vec<u64>,
-    /// Lines in shadow mode that would have refused.
+/// What one admitted request holds, and as how many it was counted. Settle, release or cancel it, once.
+#[derive(Debug, Default)]
+pub struct Claim {
+    parts: Vec<(bool, Place, Hold)>,
+    model: Option<Arc<str>>,
+    /// Wall clock minus monotonic clock at admission: settling is told monotonic time only.
+    wall_offset: i64,
+}
+
+/// An admission.
+#[derive(Debug)]
+#[must_use = "a claim must be settled or released"]
+pub struct Grant {
+    /// What the request owes.
+    pub claim: Claim,
+    /// The figures after this reservation.
+    pub standings: Vec<Standing>,
+    /// Shadow rules that would have refused.
     pub shadowed: u32,
+    /// A rule was decided without the ledger that it needs.
+    pub fallback: bool,
 }
 
-/// What a rule must give at least, and what it should give.
-#[derive(Clone, Copy)]
-struct Cost {
-    least: u64,
-    full: u64,
+/// One rule of a request, weighed.
+struct Weighed<'a> {
+    line: &'a AskLine,
+    place: Place,
+    floor: u64,
+    cost: Option<Cost>,
+    room: u64,
+    verdict: Verdict,
+    /// Decided without the ledger that it needs.
+    alone: bool,
 }
 
-impl Need {
-    /// The need behind an ask, given the output that is usual for its tenant and model.
-    #[must_use]
-    pub fn of(ask: &QuotaAsk, usual_output: u64) -> Self {
-        let cap = ask.max_output.map(|tokens| tokens.0);
-        let input = ask.input_estimate.map(|tokens| tokens.0);
-        let mut expected = cap.map_or(usual_output, |cap| usual_output.min(cap));
-        for (_, plan) in &ask.plans {
-            if let Some(room) = output_room(plan, input) {
-                expected = expected.min(room);
+impl Weighed<'_> {
+    fn refuses(&self, verdict: Verdict) -> bool {
+        self.verdict == verdict && self.line.rule.mode == Mode::Enforce
+    }
+}
+
+/// One instant in both calendars.
+struct Nows {
+    tenant: Now,
+    shared: Now,
+}
+
+impl Nows {
+    fn of(&self, scope: &Scope) -> &Now {
+        if scope.is_shared() { &self.shared } else { &self.tenant }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    Gives,
+    Lacks,
+    Asks,
+    Closed,
+}
+
+impl Books<'_> {
+    fn of(&mut self, scope: &Scope) -> &mut Book {
+        match &mut self.shared {
+            Some(shared) if scope.is_shared() => shared,
+            _ => self.tenant,
+        }
+    }
+
+    fn at(&mut self, shared: bool) -> &mut Book {
+        match &mut self.shared {
+            Some(book) if shared => book,
+            _ => self.tenant,
+        }
+    }
+
+    /// Decides a request and, if it fits, takes what it needs.
+    ///
+    /// # Errors
+    /// [`Stop`]; then nothing was taken.
+    pub fn reserve(&mut self, ask: &QuotaAsk, at: Moment, link: Link) -> Result<Grant, Stop> {
+        let need = Need::of(ask, self.tenant.estimates.output(&ask.model));
+        need.check_size(ask.max_tokens_per_request).map_err(|(asked, allowed)| Stop::NeverFits(asked, allowed))?;
+        let nows = self.nows(ask, at);
+        let mut lines = Vec::with_capacity(ask.lines.len());
+        for line in &ask.lines {
+            let floor = floor(&line.rule, ask.priority);
+            let cost = need.cost(&line.rule);
+            lines.push(weigh(self.of(&line.scope), line, (cost, floor), nows.of(&line.scope), link));
+        }
+        if let Some((asked, allowed)) = lines.iter().find_map(never_fits) {
+            return Err(Stop::NeverFits(asked, allowed));
+        }
+        if let Some(denial) = self.denial(&lines, &nows) {
+            return Err(Stop::Denied(denial));
+        }
+        if lines.iter().any(|line| line.refuses(Verdict::Closed)) {
+            return Err(Stop::StoreDown);
+        }
+        if lines.iter().any(|line| line.refuses(Verdict::Asks)) {
+            return Err(self.ask(&lines, at));
+        }
+        Ok(self.take(&lines, &ask.model, at, &nows))
+    }
+
+    /// Each book counts in its own calendar: shared ones in UTC, whoever asks. What is unused goes before anything is
+    /// looked for.
+    fn nows(&mut self, ask: &QuotaAsk, at: Moment) -> Nows {
+        self.tenant.set_zone(&ask.zone);
+        let tenant = self.tenant.now(at);
+        self.tenant.make_room(&tenant);
+        let mut shared = tenant;
+        if let Some(book) = &mut self.shared {
+            shared = book.now(at);
+            book.make_room(&shared);
+        }
+        Nows { tenant, shared }
+    }
+
+    fn ask(&mut self, lines: &[Weighed<'_>], at: Moment) -> Stop {
+        let (mut tenant, mut shared) = (false, false);
+        for line in lines {
+            let Some(cost) = line.cost else { continue };
+            let scope = &line.line.scope;
+            let book = self.of(scope);
+            // What is there for this request must not be given back while it waits for the rest.
+            if let Some(credit) = book.lease(line.place).and_then(|lease| lease.credit.as_mut()) {
+                credit.keep(at.mono);
             }
+            if !line.refuses(Verdict::Asks) {
+                continue;
+            }
+            book.want(line.place, (cost.least, cost.full), line.floor);
+            *(if scope.is_shared() { &mut shared } else { &mut tenant }) = true;
         }
-        Self { input, expected, cap }
+        Stop::Ask { tenant, shared }
     }
 
-    /// A strict rule reserves the caller's whole cap. Without one there is no "whole": then the estimate, like
-    /// everywhere else, but never clamped further than to the bucket's size.
-    fn cost(&self, rule: &LimitRule) -> Option<Cost> {
-        if rule.dimension != Dimension::Tokens {
-            return Some(Cost { least: 1, full: 1 });
-        }
-        let input = self.input?;
-        // An empty prompt still needs a token of room, or a tenant in debt would get in for free.
-        let least = input.max(1);
-        let size = capacity(rule).max(least);
-        Some(match (rule.strict, self.cap) {
-            (true, Some(cap)) => exactly(input.saturating_add(cap).max(1)),
-            (true, None) => exactly(input.saturating_add(self.expected).clamp(least, size)),
-            (false, _) => Cost { least, full: input.saturating_add(self.expected).clamp(least, size) },
-        })
-    }
-}
-
-fn exactly(amount: u64) -> Cost {
-    Cost { least: amount, full: amount }
-}
-
-fn output_room(plan: &Plan, input: Option<u64>) -> Option<u64> {
-    plan.max_tokens_per_request.map(|most| most.0.saturating_sub(input.unwrap_or(0)))
-}
-
-/// Refuses what is over a plan's `max_tokens_per_request`: the input and, where the caller named one, the cap on
-/// output.
-///
-/// # Errors
-/// [`Refused::NeverFits`].
-pub fn check_size<'a>(plans: impl Iterator<Item = &'a Plan>, need: &Need) -> Result<(), Refused> {
-    let Some(input) = need.input else { return Ok(()) };
-    let asked = input.saturating_add(need.cap.unwrap_or(0));
-    let most = plans.filter_map(|plan| plan.max_tokens_per_request).min();
-    match most {
-        Some(most) if asked > most.0 => Err(Refused::NeverFits(asked, most.0)),
-        _ => Ok(()),
-    }
-}
-
-/// Asks every rule for its share. Where room is short of the estimate but covers the input, the hold is clamped
-/// to the room, unless the rule is strict.
-///
-/// # Errors
-/// [`Refused`]; of several rules that say no, the one that will say it longest is named: waiting for another
-/// would be in vain.
-pub fn decide(lines: &[Line<'_>], need: &Need, at: Moment) -> Result<Shares, Refused> {
-    let mut shares = Shares { amounts: Vec::with_capacity(lines.len()), shadowed: 0 };
-    let mut worst: Option<(Option<Micros>, &Line<'_>)> = None;
-    for line in lines {
-        let Some(cost) = need.cost(line.rule) else {
-            shares.amounts.push(0);
-            continue;
+    fn take(&mut self, lines: &[Weighed<'_>], model: &Arc<str>, at: Moment, nows: &Nows) -> Grant {
+        let mono = i64::try_from(at.mono.0).unwrap_or(i64::MAX);
+        let mut claim = Claim {
+            parts: Vec::with_capacity(lines.len()),
+            model: Some(Arc::clone(model)),
+            wall_offset: at.wall.0.saturating_sub(mono),
         };
-        let enforced = line.rule.mode == Mode::Enforce;
-        if enforced && line.rule.dimension == Dimension::Tokens && cost.least > capacity(line.rule) {
-            return Err(Refused::NeverFits(cost.least, capacity(line.rule)));
-        }
-        let room = line.state.available(line.rule);
-        if room < cost.least && enforced {
-            let wait = line.state.wait(line.rule, cost.least, at);
-            if worst.as_ref().is_none_or(|(longest, _)| longer(wait, *longest)) {
-                worst = Some((wait, line));
+        let mut shadowed = 0;
+        let mut fallback = false;
+        for line in lines {
+            let Some(cost) = line.cost else { continue };
+            let rule = &line.line.rule;
+            shadowed += u32::from(rule.mode == Mode::Shadow && line.room < cost.least);
+            // Requests and places count even under a rule that watches and has no room; of tokens there is what there is.
+            let amount = if rule.dimension.is_settled() { cost.full.min(line.room) } else { cost.full };
+            fallback |= line.alone;
+            let now = nows.of(&line.line.scope);
+            let book = self.of(&line.line.scope);
+            if let Some(lease) = book.lease(line.place) {
+                let hold = lease.take(rule, amount, now);
+                claim.parts.push((line.line.scope.is_shared(), line.place, hold));
             }
-        } else if room < cost.least {
-            shares.shadowed += 1;
+            book.touch(line.place, now);
         }
-        shares.amounts.push(share(line.rule, cost, room));
+        let standings = self.told(lines, nows);
+        Grant { claim, standings, shadowed, fallback }
     }
-    match worst {
-        None => Ok(shares),
-        Some((wait, line)) => Err(Refused::Denied(Denial {
-            dimension: line.rule.dimension,
-            rule: std::sync::Arc::clone(&line.rule.name),
-            scope: line.scope.name(),
-            retry_after: wait,
-            standings: standings(lines, at),
-        })),
+
+    /// How the rules of a request stand, as last heard; nothing is taken, and nobody is waited for. What is old by now is
+    /// asked for, and told next time.
+    pub fn standings(&mut self, ask: &QuotaAsk, at: Moment) -> Vec<Standing> {
+        let nows = self.nows(ask, at);
+        let mut lines = Vec::with_capacity(ask.lines.len());
+        for line in &ask.lines {
+            let floor = floor(&line.rule, ask.priority);
+            let (now, book) = (nows.of(&line.scope), self.of(&line.scope));
+            let weighed = weigh(book, line, (None, floor), now, Link::Up);
+            book.look(weighed.place, now);
+            lines.push(weighed);
+        }
+        self.told(&lines, &nows)
+    }
+
+    /// The most constrained enforced rule of requests and of tokens; a dimension without a rule is left out.
+    fn told(&mut self, lines: &[Weighed<'_>], nows: &Nows) -> Vec<Standing> {
+        let mut told: Vec<Standing> = Vec::with_capacity(2);
+        for line in lines {
+            let rule = &line.line.rule;
+            if rule.mode != Mode::Enforce || !(rule.dimension.is_tokens() || rule.dimension == Dimension::Requests) {
+                continue;
+            }
+            let Some(lease) = self.of(&line.line.scope).lease(line.place) else { continue };
+            let standing = Standing {
+                dimension: rule.dimension,
+                limit: rule.limit,
+                remaining: lease.left(line.floor),
+                reset: lease.full_in(nows.of(&line.line.scope)),
+            };
+            let same = |other: &&mut Standing| other.dimension.is_tokens() == standing.dimension.is_tokens();
+            match told.iter_mut().find(same) {
+                Some(other) if by_share_left(&standing, other) == Ordering::Less => *other = standing,
+                Some(_) => {}
+                None => told.push(standing),
+            }
+        }
+        told
+    }
+
+    /// Of several rules that say no, the one that will say it longest is named: waiting for another would be in vain.
+    fn denial(&mut self, lines: &[Weighed<'_>], nows: &Nows) -> Option<Denial> {
+        if !lines.iter().any(|line| line.refuses(Verdict::Lacks)) {
+            return None;
+        }
+        let mut figures = Vec::with_capacity(lines.len());
+        let mut worst: Option<Figure> = None;
+        for line in lines {
+            let scope = &line.line.scope;
+            let figure = figure(line, self.of(scope).lease(line.place), nows.of(scope));
+            let longest = worst.as_ref().is_none_or(|worst| longer(figure.wait, worst.wait));
+            if line.refuses(Verdict::Lacks) {
+                // Nobody settles what is refused, and somebody may want to know why it is.
+                self.of(scope).notice(line.place);
+            }
+            if line.refuses(Verdict::Lacks) && longest {
+                worst = Some(figure.clone());
+            }
+            figures.push(figure);
+        }
+        let Figure { dimension, rule, scope, wait, .. } = worst?;
+        Some(Denial { dimension, rule, scope, retry_after: wait, standings: self.told(lines, nows), figures })
+    }
+
+    /// Counts what a running request has used so far. Gives a rule that is used up and ends running streams.
+    pub fn progress(&mut self, claim: &mut Claim, used: &QuotaUse, mono: Micros) -> Option<Arc<str>> {
+        let mut over = None;
+        for (shared, place, hold) in &mut claim.parts {
+            if !hold.rule.dimension.is_settled() {
+                continue;
+            }
+            let book = match &mut self.shared {
+                Some(book) if *shared => book,
+                _ => &mut *self.tenant,
+            };
+            let now = book.now(moment(claim.wall_offset, mono));
+            let Some(lease) = book.lease(*place) else { continue };
+            let used_up = lease.progress(hold, used.amount(hold.rule.dimension), &now);
+            if used_up && hold.rule.stop_streams && hold.rule.mode == Mode::Enforce {
+                over.get_or_insert_with(|| Arc::clone(&hold.rule.name));
+            }
+            book.notice(*place);
+            book.touch(*place, &now);
+        }
+        over
+    }
+
+    /// Ends a claim: its holds go, what was used in all is committed.
+    pub fn settle(&mut self, claim: &mut Claim, used: &QuotaUse, mono: Micros) {
+        if let Some(model) = claim.model.take().filter(|_| used.complete) {
+            self.tenant.estimates.observe(&model, used.output.0);
+        }
+        let at = moment(claim.wall_offset, mono);
+        for (shared, place, mut hold) in claim.parts.drain(..) {
+            let book = self.at(shared);
+            let now = book.now(at);
+            let amount = used.amount(hold.rule.dimension);
+            book.settle(place, &mut hold, amount, &now);
+        }
+    }
+
+    /// Ends a claim that nobody settled: tokens and places go back, the request stays counted.
+    pub fn release(&mut self, claim: &mut Claim, mono: Micros) {
+        self.end(claim, mono, |lease, hold, _| lease.release(hold));
+    }
+
+    /// Ends the claim of a request that was not let in after all: nothing of it stays counted.
+    pub fn cancel(&mut self, claim: &mut Claim, mono: Micros) {
+        self.end(claim, mono, Lease::cancel);
+    }
+
+    fn end(&mut self, claim: &mut Claim, mono: Micros, how: impl Fn(&mut Lease, &mut Hold, &Now)) {
+        let at = moment(claim.wall_offset, mono);
+        for (shared, place, mut hold) in claim.parts.drain(..) {
+            let book = self.at(shared);
+            let now = book.now(at);
+            if let Some(lease) = book.lease(place) {
+                how(lease, &mut hold, &now);
+            }
+            book.touch(place, &now);
+        }
     }
 }
 
-/// Concurrency and requests count one even under a shadow rule that has no room; tokens hold what there is.
-fn share(rule: &LimitRule, cost: Cost, room: u64) -> u64 {
-    if rule.dimension == Dimension::Tokens { cost.full.min(room) } else { cost.full }
+impl Claim {
+    /// True if it holds something of a pool's or the installation's.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.parts.iter().any(|(shared, ..)| *shared)
+    }
+}
+
+/// An instant of the monotonic clock on both clocks, as they stood to each other at admission.
+fn moment(wall_offset: i64, mono: Micros) -> Moment {
+    let wall = wall_offset.saturating_add(i64::try_from(mono.0).unwrap_or(i64::MAX));
+    Moment { mono, wall: crate::domain::units::WallMicros(wall) }
+}
+
+fn weigh<'a>(
+    book: &mut Book,
+    line: &'a AskLine,
+    (cost, floor): (Option<Cost>, u64),
+    now: &Now,
+    link: Link,
+) -> Weighed<'a> {
+    let place = book.find(&line.scope, &line.rule, now);
+    let mut weighed = Weighed { line, place, floor, cost, room: 0, verdict: Verdict::Gives, alone: false };
+    let stuck = Link::Down { replicas: book.replicas };
+    let (Some(cost), Some(lease)) = (cost, book.lease(place)) else { return weighed };
+    let link = if lease.is_stuck(now) { stuck } else { link };
+    weighed.room = lease.room(floor, now, link);
+    if line.rule.mode == Mode::Shadow && link == Link::Up {
+        // Nobody waits for a rule that only watches: it goes by what was last heard.
+        weighed.room = weighed.room.max(lease.left(floor));
+    }
+    let short = weighed.room < cost.least;
+    weighed.verdict = match link {
+        Link::Up if lease.asks(&cost, weighed.room, floor, now) => Verdict::Asks,
+        Link::Down { .. } if lease.depends() => {
+            let leased = if lease.credit.is_some() { lease.room(floor, now, Link::Up) } else { 0 };
+            let (verdict, room) = without_ledger(lease, &line.rule, (&cost, floor), (weighed.room, leased));
+            (weighed.room, weighed.alone) = (room, true);
+            verdict
+        }
+        _ if short => Verdict::Lacks,
+        _ => Verdict::Gives,
+    };
+    weighed
+}
+
+impl Lease {
+    /// True if the ledger may have more, and it is needed.
+    fn asks(&self, cost: &Cost, room: u64, floor: u64, now: &Now) -> bool {
+        let Some(credit) = &self.credit else {
+            // What the rows know can only leave less.
+            return self.awaits.is_some() && room >= cost.least;
+        };
+        if room >= cost.full {
+            return false;
+        }
+        // Dry: for what would only be handy nobody is asked, for what is needed only if it should be there by now.
+        !credit.is_dry(now) || (room < cost.least && self.left(floor) >= cost.least)
+    }
+}
+
+/// What a rule does while the ledger is away.
+fn without_ledger(
+    lease: &Lease,
+    rule: &LimitRule,
+    (cost, floor): (&Cost, u64),
+    (room, leased): (u64, u64),
+) -> (Verdict, u64) {
+    match rule.on_store_error {
+        OnStoreError::Open => (Verdict::Gives, cost.full),
+        // The ledger gave these before, and has counted them.
+        OnStoreError::Closed if leased >= cost.least => (Verdict::Gives, leased),
+        OnStoreError::Closed => (Verdict::Closed, 0),
+        OnStoreError::Local if room >= cost.least => (Verdict::Gives, room),
+        // What was left of a budget may still be there; nobody can tell.
+        OnStoreError::Local if rule.dimension == Dimension::Spend && lease.left(floor) >= cost.least => {
+            (Verdict::Closed, room)
+        }
+        OnStoreError::Local => (Verdict::Lacks, room),
+    }
+}
+
+/// More tokens than the capacity. (More money than the whole budget is a matter for the caller's account.)
+fn never_fits(line: &Weighed<'_>) -> Option<(u64, u64)> {
+    let rule = &line.line.rule;
+    let cost = line.cost.filter(|_| rule.dimension.is_tokens() && rule.mode == Mode::Enforce)?;
+    (cost.least > capacity(rule)).then(|| (cost.least, capacity(rule)))
+}
+
+fn figure(line: &Weighed<'_>, lease: Option<&mut Lease>, now: &Now) -> Figure {
+    let rule = &line.line.rule;
+    let needed = line.cost.map_or(0, |cost| cost.least);
+    let fits = line.cost.is_none() || line.room >= needed;
+    let (remaining, wait) = lease.map_or((0, None), |lease| {
+        let wait = lease.wait(needed, line.floor, now);
+        if line.alone {
+            let share = lease.credit.as_ref().and_then(|credit| credit.share_wait(needed));
+            return (line.room, share.or(wait.map(|wait| wait.max(STORE_RETRY))));
+        }
+        (lease.left(line.floor).max(line.room), wait)
+    });
+    Figure {
+        rule: Arc::clone(&rule.name),
+        scope: rule.scope_name(&line.line.scope),
+        dimension: rule.dimension,
+        mode: rule.mode,
+        limit: rule.limit,
+        remaining,
+        needed,
+        wait: if fits { Some(Micros(0)) } else { wait },
+        without_store: line.alone,
+    }
 }
 
 /// `None` is for ever.
@@ -164,142 +456,12 @@ fn longer(wait: Option<Micros>, than: Option<Micros>) -> bool {
     }
 }
 
-/// The most constrained enforced rule of requests and of tokens; a dimension without a rule is left out.
-#[must_use]
-pub fn standings(lines: &[Line<'_>], at: Moment) -> Vec<Standing> {
-    let mut told = Vec::with_capacity(2);
-    for dimension in [Dimension::Requests, Dimension::Tokens] {
-        let of_dimension = lines.iter().filter(|l| l.rule.dimension == dimension && l.rule.mode == Mode::Enforce);
-        if let Some(line) = of_dimension.min_by(|a, b| by_share_left(a, b)) {
-            told.push(Standing {
-                dimension,
-                limit: line.rule.limit,
-                remaining: line.state.available(line.rule),
-                reset: line.state.full_in(at),
-            });
-        }
-    }
-    told
-}
-
 /// Compares remaining / limit by cross-multiplication.
-fn by_share_left(a: &Line<'_>, b: &Line<'_>) -> Ordering {
-    let (left_a, left_b) = (a.state.available(a.rule), b.state.available(b.rule));
-    let left = u128::from(left_a) * u128::from(b.rule.limit);
-    let right = u128::from(left_b) * u128::from(a.rule.limit);
-    left.cmp(&right).then(left_a.cmp(&left_b))
+fn by_share_left(a: &Standing, b: &Standing) -> Ordering {
+    let left = u128::from(a.remaining) * u128::from(b.limit);
+    let right = u128::from(b.remaining) * u128::from(a.limit);
+    left.cmp(&right).then(a.remaining.cmp(&b.remaining))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::limit::Window;
-    use crate::domain::units::WallMicros;
-
-    const NOW: Moment = Moment { mono: Micros(0), wall: WallMicros(0) };
-
-    fn tokens(name: &str, limit: u64, strict: bool) -> LimitRule {
-        LimitRule {
-            name: name.into(),
-            dimension: Dimension::Tokens,
-            limit,
-            window: Window::Minute,
-            burst: limit,
-            strict,
-            mode: Mode::Enforce,
-        }
-    }
-
-    fn need(input: u64, expected: u64, cap: Option<u64>) -> Need {
-        Need { input: Some(input), expected, cap }
-    }
-
-    fn decide_one(rule: &LimitRule, spent: u64, need: &Need) -> Result<Shares, Refused> {
-        let mut state = RuleState::new(rule, NOW);
-        state.commit(rule, spent);
-        let scope = Scope::Tenant("acme".into());
-        decide(&[Line { scope: &scope, rule, state: &state }], need, NOW)
-    }
-
-    #[test]
-    fn room_that_covers_the_input_clamps_the_hold() {
-        let shares = decide_one(&tokens("t", 100, false), 70, &need(20, 64, None)).expect("20 of 30 left");
-        assert_eq!(shares.amounts, [30], "the hold is what is left");
-    }
-
-    #[test]
-    fn a_strict_rule_reserves_the_whole_cap_and_never_clamps() {
-        let rule = tokens("t", 100, true);
-        let shares = decide_one(&rule, 0, &need(20, 64, Some(80))).expect("20 + 80 of 100");
-        assert_eq!(shares.amounts, [100], "input plus the caller's cap");
-        let refused = decide_one(&rule, 1, &need(20, 64, Some(80))).expect_err("99 left");
-        assert!(matches!(refused, Refused::Denied(_)), "a strict rule does not clamp: {refused:?}");
-    }
-
-    #[test]
-    fn what_is_larger_than_the_bucket_never_fits() {
-        let refused = decide_one(&tokens("t", 100, false), 0, &need(101, 64, None));
-        assert_eq!(refused, Err(Refused::NeverFits(101, 100)), "the input alone is too large");
-        let refused = decide_one(&tokens("t", 100, true), 0, &need(20, 64, Some(81)));
-        assert_eq!(refused, Err(Refused::NeverFits(101, 100)), "a strict rule counts the cap");
-        let admitted = decide_one(&tokens("t", 100, false), 0, &need(20, 64, Some(81)));
-        assert!(admitted.is_ok(), "a rule that clamps looks at the input alone");
-    }
-
-    #[test]
-    fn an_empty_prompt_does_not_get_past_an_empty_bucket() {
-        let refused = decide_one(&tokens("t", 100, false), 100, &need(0, 64, None));
-        assert!(matches!(refused, Err(Refused::Denied(_))), "no room at all: {refused:?}");
-    }
-
-    #[test]
-    fn max_tokens_per_request_counts_input_and_an_explicit_cap() {
-        let plan = Plan { rules: vec![], max_tokens_per_request: Some(crate::domain::units::Tokens(100)) };
-        let asked = |need: &Need| check_size([&plan].into_iter(), need);
-        assert_eq!(asked(&need(40, 64, Some(61))), Err(Refused::NeverFits(101, 100)), "40 + 61");
-        assert_eq!(asked(&need(40, 64, Some(60))), Ok(()), "40 + 60");
-        assert_eq!(asked(&need(101, 64, None)), Err(Refused::NeverFits(101, 100)), "the input alone");
-        assert_eq!(asked(&need(40, 64, None)), Ok(()), "an estimate refuses nobody");
-        assert_eq!(asked(&Need { input: None, expected: 64, cap: None }), Ok(()), "plain HTTP has no tokens");
-    }
-
-    #[test]
-    fn the_rule_that_waits_longest_is_named() {
-        let (fast, slow) = (tokens("fast", 6_000, false), tokens("slow", 60, false));
-        let spend = |rule: &LimitRule| {
-            let mut state = RuleState::new(rule, NOW);
-            state.commit(rule, rule.limit);
-            state
-        };
-        let (a, b) = (spend(&fast), spend(&slow));
-        let scope = Scope::Tenant("acme".into());
-        let lines = [Line { scope: &scope, rule: &slow, state: &b }, Line { scope: &scope, rule: &fast, state: &a }];
-        let Err(Refused::Denied(denial)) = decide(&lines, &need(10, 64, None), NOW) else { panic!("both are empty") };
-        assert_eq!(&*denial.rule, "slow", "fast is there again in 100 ms, slow in 10 s");
-        assert_eq!(denial.retry_after, Some(Micros(10_000_000)), "10 tokens at 60 a minute");
-    }
-
-    #[test]
-    fn a_shadow_rule_counts_and_never_refuses() {
-        let rule = LimitRule { mode: Mode::Shadow, ..tokens("t", 100, false) };
-        let shares = decide_one(&rule, 100, &need(20, 64, None)).expect("shadow");
-        assert_eq!((shares.amounts.as_slice(), shares.shadowed), (&[0][..], 1), "no room, said so, let in");
-        assert!(decide_one(&rule, 0, &need(1_000, 64, None)).is_ok(), "not even what never fits is refused");
-    }
-
-    #[test]
-    fn the_most_constrained_rule_of_a_dimension_is_told() {
-        let (wide, tight) = (tokens("wide", 1_000, false), tokens("tight", 100, false));
-        let mut half = RuleState::new(&wide, NOW);
-        half.commit(&wide, 500);
-        let mut most = RuleState::new(&tight, NOW);
-        most.commit(&tight, 40);
-        let scope = Scope::Tenant("acme".into());
-        let lines =
-            [Line { scope: &scope, rule: &tight, state: &most }, Line { scope: &scope, rule: &wide, state: &half }];
-        let told = standings(&lines, NOW);
-        assert_eq!(told.len(), 1, "no rule on requests, no line for requests");
-        assert_eq!((told[0].limit, told[0].remaining), (1_000, 500), "half is less than six tenths");
-        assert_eq!(told[0].reset, Micros(30_000_000), "500 at 1000 a minute");
-    }
-}
+mod tests;
