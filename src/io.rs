@@ -1,8 +1,10 @@
 //! L4: adapters. Stores, spool, clocks, probes: everything that touches the world outside the request.
 
 pub mod access_log;
+pub mod alerts;
 pub mod clock;
 pub mod directory;
+pub mod fetch;
 pub mod identity;
 pub mod keys;
 pub mod metrics;

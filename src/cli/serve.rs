@@ -1,6 +1,7 @@
 //! `weir serve`: wires stores, spool, metrics and the edge, and runs the proxy until a signal ends it.
 
 mod identity;
+mod limits;
 
 use super::parent;
 use crate::config::snapshot::Snapshot;
@@ -13,7 +14,7 @@ use crate::io::keys::Pulse;
 use crate::io::metrics::Metrics;
 use crate::io::observer::Telemetry;
 use crate::io::probe::Probes;
-use crate::io::quota::ProcessQuota;
+use crate::io::quota::Quota;
 use crate::io::usage_log::UsageLog;
 use crate::ports::Clock;
 use crate::runtime::{Abort, BODIES_AT_ONCE, Budget, LivePool, Runtime, Services};
@@ -80,6 +81,7 @@ type Failure = Box<dyn std::error::Error>;
 struct Attendants {
     _probes: Probes,
     _identity: identity::Attendants,
+    limits: limits::Attendants,
     housekeeping: Option<std::sync::mpsc::Sender<()>>,
     usage: Arc<UsageLog>,
     access_log: Option<Arc<AccessLog>>,
@@ -89,6 +91,7 @@ impl Attendants {
     /// Ends everything; what was not written is said.
     fn end(mut self) {
         drop(self.housekeeping.take());
+        self.limits.end();
         if let Err(error) = self.usage.close() {
             tracing::error!(%error, "The usage spool was not closed in order; recovery will read it.");
         }
@@ -106,7 +109,8 @@ fn serve(snapshot: &Arc<Snapshot>) -> Result<(), Failure> {
     metrics.config_applied(&snapshot.version, clock.wall());
     let access_log = access_log(snapshot, &metrics)?;
     let usage = UsageLog::open(&snapshot.usage, Arc::clone(&clock))?;
-    let quota = Arc::new(ProcessQuota::new(snapshot.limits.hold_ttl, metrics.shadow_refusals()));
+    let parts = limits::Parts { snapshot, clock: &clock, usage: &usage, metrics: &metrics };
+    let (quota, limits) = limits::start(&parts)?;
     let (abort, aborted) = watch::channel(Abort::default());
     let identity = identity::start(snapshot, &clock, &abort)?;
     let runtime = Arc::new(Runtime {
@@ -118,6 +122,8 @@ fn serve(snapshot: &Arc<Snapshot>) -> Result<(), Failure> {
             quota: quota.clone(),
             usage: usage.clone(),
             observer: Arc::new(Telemetry::new(Arc::clone(&metrics), access_log.clone())),
+            denials: Arc::default(),
+            complaints: Arc::default(),
             clock: Arc::clone(&clock),
             salt_key: identity::salt_key(snapshot)?,
         },
@@ -129,6 +135,7 @@ fn serve(snapshot: &Arc<Snapshot>) -> Result<(), Failure> {
     let attendants = Attendants {
         _probes: Probes::start(&runtime)?,
         _identity: identity.attendants,
+        limits,
         housekeeping: Some(housekeeping(&metrics, &quota, &usage, (&runtime, &identity.pulse))?),
         usage,
         access_log: access_log.clone(),
@@ -173,7 +180,7 @@ fn access_log(snapshot: &Snapshot, metrics: &Metrics) -> Result<Option<Arc<Acces
 /// A thread that refreshes gauges and drops idle limit books, until the sender is dropped.
 fn housekeeping(
     metrics: &Arc<Metrics>,
-    quota: &Arc<ProcessQuota>,
+    quota: &Arc<Quota>,
     usage: &Arc<UsageLog>,
     (runtime, pulse): (&Arc<Runtime>, &Pulse),
 ) -> std::io::Result<std::sync::mpsc::Sender<()>> {

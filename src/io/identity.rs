@@ -5,17 +5,16 @@ mod cache;
 pub mod client_cert;
 mod complaints;
 pub mod ext_authz;
-pub mod http;
 pub mod introspection;
 mod jwks;
 pub mod jwt;
 mod own_key;
 
 use crate::config::snapshot::Authenticator;
+use crate::io::fetch::Fetch;
 use crate::ports::{Authenticate, Clock};
 use client_cert::ClientCert;
 use ext_authz::ExtAuthz;
-use http::Fetch;
 use introspection::Introspection;
 use jwt::JwtAuthenticator;
 use std::sync::Arc;

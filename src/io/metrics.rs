@@ -4,6 +4,7 @@
 use crate::domain::ids::{BackendId, PoolId};
 use crate::domain::record::UsageRecord;
 use crate::domain::units::{Micros, Tokens, WallMicros};
+use crate::io::alerts;
 use crate::io::keys::Figures;
 use crate::ports::Ended;
 use dashmap::DashMap;
@@ -11,11 +12,13 @@ use families::{
     AccessFamilies, ConfigFamilies, GenAiFamilies, KeyFamilies, PoolFamilies, RequestFamilies, UsageFamilies,
 };
 use labels::{FirstSeen, NONE, code_class, method, operation, token_source};
+use limits::LimitMetrics;
 use prometheus::{Histogram, IntCounter, IntGauge, Registry, TextEncoder};
 use std::sync::Arc;
 
 mod families;
 mod labels;
+pub mod limits;
 
 /// Model names shown before the rest becomes `other`.
 const MODEL_LABELS: usize = 200;
@@ -55,7 +58,8 @@ pub struct Metrics {
     usage: UsageFamilies,
     gen_ai: GenAiFamilies,
     config: ConfigFamilies,
-    tenants: FirstSeen,
+    limits: Arc<LimitMetrics>,
+    tenants: Arc<FirstSeen>,
     models: FirstSeen,
     routes: FirstSeen,
     pools: FirstSeen,
@@ -74,6 +78,7 @@ impl Metrics {
         let registry = Registry::new();
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let tenants = Arc::new(FirstSeen::new(tenant_labels));
         let metrics = Self {
             request: RequestFamilies::register(&registry)?,
             access: AccessFamilies::register(&registry)?,
@@ -82,8 +87,9 @@ impl Metrics {
             usage: UsageFamilies::register(&registry)?,
             gen_ai: GenAiFamilies::register(&registry)?,
             config: ConfigFamilies::register(&registry)?,
+            limits: Arc::new(LimitMetrics::register(&registry, Arc::clone(&tenants))?),
             registry,
-            tenants: FirstSeen::new(tenant_labels),
+            tenants,
             models: FirstSeen::new(MODEL_LABELS),
             routes: FirstSeen::new(CONFIG_LABELS),
             pools: FirstSeen::new(CONFIG_LABELS),
@@ -246,10 +252,17 @@ impl Metrics {
         self.usage.log_dropped.clone()
     }
 
-    /// Counts how often limits in shadow mode would have refused.
+    /// The metrics of limits.
     #[must_use]
-    pub fn shadow_refusals(&self) -> IntCounter {
-        self.usage.shadow_refusals.clone()
+    pub fn limits(&self) -> Arc<LimitMetrics> {
+        Arc::clone(&self.limits)
+    }
+
+    /// Counts what became of alerts.
+    #[must_use]
+    pub fn alerts(&self) -> alerts::Counts {
+        let of = |result| self.usage.alerts.with_label_values(&[result]);
+        alerts::Counts { delivered: of("delivered"), failed: of("failed"), dropped: of("dropped") }
     }
 
     /// A configuration was taken over: `version` is its hash.

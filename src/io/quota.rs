@@ -1,149 +1,300 @@
-//! [`QuotaStore`] in this process: one book per tenant behind one lock, so that all rules of a request are decided
-//! in one step. Decides nothing itself (`logic/quota` does), and knows no other process: replicas each count alone.
+//! [`QuotaStore`]: one book per tenant and one for what tenants share, each behind one lock, so that all rules of a
+//! request are decided in one step. Decides nothing itself (`logic/quota` does). Alone, a process never waits; where
+//! replicas share a ledger, a request waits for it at most [`WAIT`], and only if the leases are used up.
 
-use crate::domain::ids::TenantId;
-use crate::domain::limit::{Plan, QuotaAsk, QuotaUse, Scope, Standing};
+pub mod accounts;
+pub mod arrivals;
+pub mod beginnings;
+pub mod desk;
+pub mod findings;
+pub mod ledgers;
+pub mod nudge;
+pub mod pulse;
+pub mod reconcile;
+pub mod redis;
+pub mod rows;
+pub mod seed;
+pub mod sync;
+pub mod watch;
+
+use crate::domain::limit::{QuotaUse, Standing};
 use crate::domain::units::{Micros, WallMicros};
-use crate::logic::quota::book::{Claim, TenantBook};
-use crate::logic::quota::decide::Refused;
-use crate::logic::quota::rule::Moment;
-use crate::ports::{QuotaStore, Reservation, ReserveError};
+use crate::logic::quota::book::Home;
+use crate::logic::quota::decide::{Books, Claim, Grant, Stop};
+use crate::logic::quota::lease::Link;
+use crate::logic::quota::period::Moment;
+use crate::logic::quota::plan::QuotaAsk;
+use crate::ports::{Clock, QuotaStore, Reservation, ReserveError, SpendWatch};
 use async_trait::async_trait;
-use dashmap::DashMap;
+use desk::{Desk, Hall};
+use ledgers::{Ledgers, UsageRows};
+use nudge::Nudge;
 use parking_lot::Mutex;
-use prometheus::IntCounter;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::time::Instant;
+use watch::{Decided, Watch};
 
-/// Books above which unused ones are dropped without waiting for the next [`ProcessQuota::sweep`]. Books in use
-/// are never dropped, so the true bound is this plus the tenants in use.
-pub const BOOKS_SOFT_MAX: usize = 16_384;
+/// No request waits for the ledger longer (semantics.md §3).
+pub const WAIT: Duration = Duration::from_millis(20);
+/// After so many calls without a pause it takes its time: others may take what it was given for it.
+const ROUNDS_MAX: u32 = 32;
+/// Between two looks at what others are at work on, and between two calls of which the first has failed.
+const PAUSE: Duration = Duration::from_millis(1);
 
-type Book = Arc<Mutex<TenantBook>>;
-
-/// Quota of this process.
-#[derive(Debug)]
-pub struct ProcessQuota {
-    books: DashMap<TenantId, Book>,
-    hold_ttl: AtomicU64,
-    sweep_at: AtomicUsize,
-    shadowed: IntCounter,
+/// What an engine is made of.
+pub struct Settings {
+    /// This process, as its usage records name it.
+    pub replica: Arc<str>,
+    /// `limits.hold_ttl`.
+    pub hold_ttl: Duration,
+    /// The clocks, for work in the background.
+    pub clock: Arc<dyn Clock>,
+    /// The usage rows, for what calendars begin with; `None`: at 0.
+    pub rows: Option<Arc<dyn UsageRows>>,
+    /// Who is told how it goes.
+    pub watch: Arc<dyn Watch>,
+    /// Tells the reconciler that a counter may be wrong.
+    pub nudge: Nudge,
+    /// Who is told how money is spent.
+    pub spend: Option<Arc<dyn SpendWatch>>,
 }
 
-impl ProcessQuota {
-    /// No tenant has used anything yet. `hold_ttl` is `limits.hold_ttl`; `shadowed` counts how often a rule in
-    /// shadow mode would have refused (`Metrics::shadow_refusals`).
+/// The limits of this process.
+pub struct Quota {
+    hall: Arc<Hall>,
+}
+
+impl Quota {
+    /// Each process counts alone.
     #[must_use]
-    pub fn new(hold_ttl: Duration, shadowed: IntCounter) -> Self {
-        Self {
-            books: DashMap::new(),
-            hold_ttl: AtomicU64::new(Micros::from(hold_ttl).0),
-            sweep_at: AtomicUsize::new(BOOKS_SOFT_MAX),
-            shadowed,
-        }
+    pub fn process(settings: Settings) -> Arc<Self> {
+        Arc::new(Self { hall: Hall::open(Home::Here, None, settings) })
     }
 
-    /// Takes over `limits.hold_ttl` of a new configuration; plans come with each ask.
-    pub fn set_hold_ttl(&self, hold_ttl: Duration) {
-        self.hold_ttl.store(Micros::from(hold_ttl).0, Ordering::Relaxed);
+    /// Replicas share a ledger, and lease units of it.
+    #[must_use]
+    pub fn leased(ledgers: Arc<dyn Ledgers>, settings: Settings) -> Arc<Self> {
+        Arc::new(Self { hall: Hall::open(Home::Ledger, Some(ledgers), settings) })
     }
 
-    /// Drops what is unused: books, key scopes, rules of old plans. Cheap enough for every few seconds; a book
-    /// is locked for as long as it takes to look at its scopes.
+    /// Starts the work in the background on a runtime; it ends when the answer is dropped.
+    pub fn spawn(&self, on: &tokio::runtime::Handle) -> sync::Running {
+        sync::spawn(&self.hall, on)
+    }
+
+    /// Gives all leases back, in bounded time. Call it when no request is open any more.
+    pub async fn close(&self) {
+        sync::close(&self.hall).await;
+    }
+
+    /// Drops what is unused: books, scopes, rules of old plans. Cheap enough for every few seconds; a book is locked for
+    /// as long as it takes to look at its accounts.
     pub fn sweep(&self, now: Micros, wall: WallMicros) {
-        let at = Moment { mono: now, wall };
-        // Counted under the map's own lock: a book with a second owner has a request in it, or about to be.
-        self.books.retain(|_, book| Arc::strong_count(book) > 1 || !book.lock().sweep(at));
+        self.hall.sweep(Moment { mono: now, wall });
     }
 
     /// Tenants with something committed or held, or not swept yet.
     #[must_use]
     pub fn books(&self) -> usize {
-        self.books.len()
+        self.hall.tenants()
     }
 
-    fn book(&self, tenant: &TenantId, at: Moment) -> Book {
-        if let Some(book) = self.books.get(tenant) {
-            return Arc::clone(&book);
-        }
-        if self.books.len() >= self.sweep_at.load(Ordering::Relaxed) {
-            self.sweep(at.mono, at.wall);
-            // Doubling keeps the cost per new tenant constant even if all books are in use.
-            self.sweep_at.store((2 * self.books.len()).max(BOOKS_SOFT_MAX), Ordering::Relaxed);
-        }
-        Arc::clone(&self.books.entry(tenant.clone()).or_default())
-    }
-
-    /// The whole decision; never waits for anything but the tenant's own lock.
+    /// The whole decision where nobody else is asked; never waits for anything but the books' own locks.
     ///
     /// # Errors
-    /// [`ReserveError`]; then nothing was burnt.
-    pub fn reserve_now(&self, ask: &QuotaAsk, at: Moment) -> Result<ProcessReservation, ReserveError> {
-        if ask.plans.iter().all(|(_, plan)| plan.rules.is_empty() && plan.max_tokens_per_request.is_none()) {
-            return Ok(ProcessReservation::unlimited());
+    /// [`ReserveError`]; then nothing was burnt. `StoreDown` where the ledger would have to be asked.
+    pub fn reserve_now(&self, ask: &QuotaAsk, at: Moment) -> Result<Granted, ReserveError> {
+        if ask.lines.is_empty() && ask.max_tokens_per_request.is_none() {
+            return Ok(Granted::unlimited());
         }
-        let ttl = Micros(self.hold_ttl.load(Ordering::Relaxed));
-        let book = self.book(&ask.tenant, at);
-        let answer = {
-            let mut open = book.lock();
-            // A claim is alive while its reservation is: that is its only other owner.
-            open.expire(at.mono, ttl, |claim| Arc::strong_count(claim) > 1);
-            open.reserve(ask, ttl, at)
+        let desks = self.hall.desks(ask, at);
+        let granted = desks.reserve(ask, at, Link::Up);
+        self.answer(desks, granted, at)
+    }
+
+    /// Tells how it went, in the words of the port.
+    fn answer(&self, desks: Desks, decided: Result<Grant, Stop>, at: Moment) -> Result<Granted, ReserveError> {
+        let watch = &self.hall.watch;
+        let (how, answer) = match decided {
+            Ok(grant) => {
+                if grant.shadowed > 0 {
+                    watch.shadowed(grant.shadowed);
+                }
+                let how = match (grant.fallback, grant.shadowed) {
+                    (true, _) => Decided::Fallback,
+                    (false, 0) => Decided::Granted,
+                    (false, _) => Decided::Shadow,
+                };
+                (how, Ok(Granted::new(desks, grant, at)))
+            }
+            Err(Stop::Denied(denial)) => (Decided::Denied, Err(ReserveError::Denied(denial))),
+            Err(Stop::NeverFits(asked, allowed)) => (Decided::Denied, Err(ReserveError::NeverFits(asked, allowed))),
+            Err(Stop::StoreDown | Stop::Ask { .. }) => (Decided::StoreDown, Err(ReserveError::StoreDown)),
         };
-        let grant = answer.map_err(|refused| match refused {
-            Refused::NeverFits(asked, allowed) => ReserveError::NeverFits(asked, allowed),
-            Refused::Denied(denial) => ReserveError::Denied(denial),
-        })?;
-        self.shadowed.inc_by(u64::from(grant.shadowed));
-        Ok(ProcessReservation {
-            owed: Some((book, grant.claim)),
-            standings: grant.standings,
-            done: AtomicBool::new(false),
-        })
+        watch.decided(how);
+        answer
+    }
+
+    /// Asks the ledger until the request can be decided, or the wait is over. `decided`: what was decided so far.
+    async fn ask_and_decide(
+        &self,
+        desks: &Desks,
+        ask: &QuotaAsk,
+        mut decided: Result<Grant, Stop>,
+    ) -> Result<Grant, Stop> {
+        let begun = Instant::now();
+        let deadline = begun + WAIT;
+        let mut rounds = 0;
+        while let Err(Stop::Ask { tenant, shared }) = decided {
+            rounds += 1;
+            let tenant = async { if tenant { self.fetch(&desks.tenant, deadline).await } else { true } };
+            let shared = async {
+                match &desks.shared {
+                    Some(desk) if shared => self.fetch(desk, deadline).await,
+                    _ => true,
+                }
+            };
+            let (tenant, shared) = tokio::join!(tenant, shared);
+            // A call that failed says little: the ledger may have done all the same what it was asked. While it is used
+            // and there is time, it is asked again.
+            let mut link = self.hall.link();
+            if link == Link::Up && (!(tenant && shared) || rounds >= ROUNDS_MAX) {
+                pause(deadline).await;
+                link = self.hall.link();
+            }
+            if Instant::now() >= deadline {
+                link = self.hall.link_down();
+            }
+            decided = desks.reserve(ask, self.hall.moment(), link);
+        }
+        self.hall.watch.waited(begun.elapsed());
+        decided
+    }
+
+    /// One call to the ledger for a desk, together with all others that wait there. False: it did not work, or not in
+    /// time.
+    async fn fetch(&self, desk: &Arc<Desk>, deadline: Instant) -> bool {
+        if self.hall.ledgers.is_none() {
+            // Only the rows are asked here.
+            pause(deadline).await;
+            return true;
+        }
+        let flights = desk.flights.load(Ordering::Relaxed);
+        let _place = loop {
+            if let Some(place) = desk.queue_up() {
+                break place;
+            }
+            pause(deadline).await;
+            if desk.flights.load(Ordering::Relaxed) != flights || Instant::now() >= deadline {
+                return true;
+            }
+        };
+        let Ok(turn) = tokio::time::timeout_at(deadline, desk.turn.lock()).await else { return false };
+        if desk.flights.load(Ordering::Relaxed) != flights || !desk.book.lock().is_asked() {
+            // A call that began after we had asked has asked for us too; what others have asked since is theirs.
+            return true;
+        }
+        let call = sync::call(&self.hall, desk, sync::Caller::Request);
+        match tokio::time::timeout_at(deadline, call).await {
+            Ok(Ok(0)) => {
+                drop(turn);
+                // The rows are being asked what the account begins with.
+                pause(deadline).await;
+                true
+            }
+            Ok(answered) => answered.is_ok(),
+            Err(_) => false,
+        }
     }
 }
 
+async fn pause(deadline: Instant) {
+    tokio::time::sleep_until(deadline.min(Instant::now() + PAUSE)).await;
+}
+
 #[async_trait]
-impl QuotaStore for ProcessQuota {
+impl QuotaStore for Quota {
     async fn reserve(
         &self,
         ask: QuotaAsk,
         now: Micros,
         wall: WallMicros,
     ) -> Result<Box<dyn Reservation>, ReserveError> {
-        let reservation = self.reserve_now(&ask, Moment { mono: now, wall })?;
-        Ok(Box::new(reservation))
+        let at = Moment { mono: now, wall };
+        if ask.lines.is_empty() && ask.max_tokens_per_request.is_none() {
+            return Ok(Box::new(Granted::unlimited()));
+        }
+        let desks = self.hall.desks(&ask, at);
+        let mut decided = desks.reserve(&ask, at, self.hall.link());
+        if matches!(decided, Err(Stop::Ask { .. })) {
+            decided = self.ask_and_decide(&desks, &ask, decided).await;
+        }
+        Ok(Box::new(self.answer(desks, decided, at)?))
     }
 
-    fn standings(
-        &self,
-        tenant: &TenantId,
-        plans: &[(Scope, Arc<Plan>)],
-        now: Micros,
-        wall: WallMicros,
-    ) -> Vec<Standing> {
-        if plans.iter().all(|(_, plan)| plan.rules.is_empty()) {
+    fn standings(&self, ask: &QuotaAsk, now: Micros, wall: WallMicros) -> Vec<Standing> {
+        if ask.lines.is_empty() {
             return Vec::new();
         }
         let at = Moment { mono: now, wall };
-        self.book(tenant, at).lock().standings(plans, at)
+        self.hall.desks(ask, at).with(|mut books| books.standings(ask, at))
     }
 }
 
-/// A granted reservation. Settle it once; dropped unsettled, it gives tokens and concurrency back, and the
-/// request stays counted. While it exists its hold does not expire.
-#[derive(Debug)]
+/// The desks of a request.
+#[derive(Clone)]
+pub struct Desks {
+    tenant: Arc<Desk>,
+    shared: Option<Arc<Desk>>,
+}
+
+impl Desks {
+    /// Locks the books, the tenant's first.
+    fn with<T>(&self, work: impl FnOnce(Books<'_>) -> T) -> T {
+        let mut tenant = self.tenant.book.lock();
+        let mut shared = self.shared.as_ref().map(|desk| desk.book.lock());
+        let done = work(Books { tenant: &mut tenant, shared: shared.as_deref_mut() });
+        let (owes, shared_owes) = (tenant.owes(), shared.as_ref().is_some_and(|book| book.owes()));
+        let spent = (tenant.take_spent(), shared.as_mut().map(|book| book.take_spent()).unwrap_or_default());
+        drop((shared, tenant));
+        self.tenant.tell_spent(&spent.0);
+        if let Some(desk) = &self.shared {
+            desk.tell_spent(&spent.1);
+        }
+        if owes {
+            self.tenant.enlist();
+        }
+        if let Some(desk) = self.shared.as_ref().filter(|_| shared_owes) {
+            desk.enlist();
+        }
+        done
+    }
+
+    fn reserve(&self, ask: &QuotaAsk, at: Moment, link: Link) -> Result<Grant, Stop> {
+        self.with(|mut books| books.reserve(ask, at, link))
+    }
+}
+
+/// A granted reservation. Settle it once; dropped unsettled, it gives tokens and concurrency back, and the request stays
+/// counted. While it exists its hold does not expire.
 #[must_use = "a reservation must be settled"]
-pub struct ProcessReservation {
-    owed: Option<(Book, Arc<Claim>)>,
+pub struct Granted {
+    owed: Option<(Desks, Mutex<Claim>)>,
     standings: Vec<Standing>,
+    at: Micros,
     done: AtomicBool,
 }
 
-impl ProcessReservation {
+impl Granted {
     fn unlimited() -> Self {
-        Self { owed: None, standings: Vec::new(), done: AtomicBool::new(true) }
+        Self { owed: None, standings: Vec::new(), at: Micros(0), done: AtomicBool::new(true) }
+    }
+
+    fn new(desks: Desks, grant: Grant, at: Moment) -> Self {
+        let owed = Some((desks, Mutex::new(grant.claim)));
+        Self { owed, standings: grant.standings, at: at.mono, done: AtomicBool::new(false) }
     }
 
     /// True for the one caller that ends the reservation.
@@ -152,206 +303,42 @@ impl ProcessReservation {
     }
 }
 
-impl Reservation for ProcessReservation {
+impl std::fmt::Debug for Granted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Granted").field("standings", &self.standings).finish_non_exhaustive()
+    }
+}
+
+impl Reservation for Granted {
     fn standings(&self) -> &[Standing] {
         &self.standings
     }
 
+    fn progress(&self, used: QuotaUse, now: Micros) -> Option<Arc<str>> {
+        let (desks, claim) = self.owed.as_ref().filter(|_| !self.done.load(Ordering::Acquire))?;
+        desks.with(|mut books| books.progress(&mut claim.lock(), &used, now))
+    }
+
     fn settle(&self, used: QuotaUse, now: Micros) {
-        if let Some((book, claim)) = self.owed.as_ref().filter(|_| self.finish()) {
-            book.lock().settle(claim, used, now);
+        if let Some((desks, claim)) = self.owed.as_ref().filter(|_| self.finish()) {
+            desks.with(|mut books| books.settle(&mut claim.lock(), &used, now));
+        }
+    }
+
+    fn cancel(&self, now: Micros) {
+        if let Some((desks, claim)) = self.owed.as_ref().filter(|_| self.finish()) {
+            desks.with(|mut books| books.cancel(&mut claim.lock(), now));
         }
     }
 }
 
-impl Drop for ProcessReservation {
+impl Drop for Granted {
     fn drop(&mut self) {
-        if let Some((book, claim)) = self.owed.as_ref().filter(|_| self.finish()) {
-            book.lock().release(claim);
+        if let Some((desks, claim)) = self.owed.as_ref().filter(|_| self.finish()) {
+            desks.with(|mut books| books.release(&mut claim.lock(), self.at));
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::limit::{Dimension, LimitRule, Mode, Plan, Scope, Window};
-    use crate::domain::units::Tokens;
-    use std::sync::Barrier;
-
-    const TTL: Duration = Duration::from_secs(60);
-
-    fn quota() -> ProcessQuota {
-        ProcessQuota::new(TTL, IntCounter::new("shadowed", "x").expect("a name"))
-    }
-
-    fn rule(name: &str, dimension: Dimension, limit: u64) -> LimitRule {
-        LimitRule {
-            name: name.into(),
-            dimension,
-            limit,
-            window: Window::Minute,
-            burst: limit,
-            strict: false,
-            mode: Mode::Enforce,
-        }
-    }
-
-    fn ask(rules: Vec<LimitRule>, input: u64) -> QuotaAsk {
-        QuotaAsk {
-            tenant: "acme".into(),
-            plans: vec![(Scope::Tenant("acme".into()), Arc::new(Plan { rules, max_tokens_per_request: None }))],
-            model: "m".into(),
-            input_estimate: Some(Tokens(input)),
-            max_output: Some(Tokens(0)),
-        }
-    }
-
-    fn at(mono: u64) -> Moment {
-        Moment { mono: Micros(mono), wall: WallMicros(1_795_000_000_000_000 + mono as i64) }
-    }
-
-    fn used(tokens: u64) -> QuotaUse {
-        QuotaUse { tokens: Some(Tokens(tokens)), output: None, refund: false }
-    }
-
-    /// Tokens left of 1000, learnt from the standing of a request that takes one.
-    fn tokens_left(quota: &ProcessQuota, rules: &[LimitRule], now: u64) -> u64 {
-        let probe = quota.reserve_now(&ask(rules.to_vec(), 1), at(now)).expect("one token is left");
-        probe.standings()[0].remaining + 1
-    }
-
-    fn admitted_of_200(rules: Vec<LimitRule>) -> usize {
-        let quota = quota();
-        let (ask, barrier) = (ask(rules, 1), Barrier::new(200));
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..200)
-                .map(|_| {
-                    scope.spawn(|| {
-                        barrier.wait();
-                        quota.reserve_now(&ask, at(0)).ok()
-                    })
-                })
-                .collect();
-            let granted: Vec<_> = threads.into_iter().map(|thread| thread.join().expect("no panic")).collect();
-            granted.iter().flatten().count()
-        })
-    }
-
-    #[test]
-    fn two_hundred_at_once_against_room_for_ten_admit_ten() {
-        for dimension in [Dimension::Requests, Dimension::Tokens, Dimension::Concurrency] {
-            assert_eq!(admitted_of_200(vec![rule("p.x", dimension, 10)]), 10, "{dimension:?}");
-        }
-    }
-
-    #[test]
-    fn requests_that_come_and_go_at_once_leave_nothing_held() {
-        let quota = quota();
-        let rules = vec![rule("p.tokens", Dimension::Tokens, 1_000), rule("p.concurrency", Dimension::Concurrency, 4)];
-        let ask = ask(rules, 10);
-        std::thread::scope(|scope| {
-            for thread in 0..8u64 {
-                let (quota, ask) = (&quota, &ask);
-                scope.spawn(move || {
-                    for turn in 0..200 {
-                        let Ok(reservation) = quota.reserve_now(ask, at(turn)) else { continue };
-                        if (thread + turn) % 2 == 0 {
-                            reservation.settle(used(0), Micros(turn));
-                        }
-                        quota.sweep(Micros(turn), at(turn).wall);
-                    }
-                });
-            }
-        });
-        let all = quota.reserve_now(&QuotaAsk { input_estimate: Some(Tokens(1_000)), ..ask }, at(200));
-        assert!(all.is_ok(), "every token and every slot is back: {all:?}");
-    }
-
-    #[test]
-    fn settling_twice_or_settling_and_dropping_counts_once() {
-        let rules = vec![rule("p.tokens", Dimension::Tokens, 1_000)];
-        let quota = quota();
-        let reservation = quota.reserve_now(&ask(rules.clone(), 100), at(0)).expect("fits");
-        reservation.settle(used(30), Micros(0));
-        reservation.settle(used(500), Micros(0));
-        drop(reservation);
-        assert_eq!(tokens_left(&quota, &rules, 0), 970, "the first word counts");
-    }
-
-    #[test]
-    fn dropping_gives_tokens_and_slot_back_and_keeps_the_request_counted() {
-        let rules = vec![
-            rule("p.requests", Dimension::Requests, 2),
-            rule("p.tokens", Dimension::Tokens, 100),
-            rule("p.concurrency", Dimension::Concurrency, 1),
-        ];
-        let quota = quota();
-        drop(quota.reserve_now(&ask(rules.clone(), 100), at(0)).expect("fits"));
-        let second = quota.reserve_now(&ask(rules.clone(), 100), at(0)).expect("all tokens and the slot are back");
-        assert_eq!(second.standings()[0].remaining, 0, "both requests are counted");
-        drop(second);
-        let third = quota.reserve_now(&ask(rules, 1), at(0));
-        assert!(matches!(third, Err(ReserveError::Denied(d)) if d.dimension == Dimension::Requests), "two a minute");
-    }
-
-    #[test]
-    fn a_reservation_that_is_alive_outlasts_the_holds_ttl() {
-        let rules = vec![rule("p.concurrency", Dimension::Concurrency, 1)];
-        let quota = quota();
-        let long = quota.reserve_now(&ask(rules.clone(), 1), at(0)).expect("fits");
-        for minute in 1..5 {
-            let second = quota.reserve_now(&ask(rules.clone(), 1), at(minute * 61_000_000));
-            assert!(second.is_err(), "minute {minute}: the slot is still taken");
-        }
-        long.settle(QuotaUse::default(), Micros(300_000_000));
-        assert!(quota.reserve_now(&ask(rules, 1), at(300_000_000)).is_ok(), "and free when it ends");
-    }
-
-    #[test]
-    fn books_are_dropped_when_unused_and_only_then() {
-        let rules = vec![rule("p.requests", Dimension::Requests, 10)];
-        let quota = quota();
-        let open = quota.reserve_now(&ask(rules, 1), at(0)).expect("fits");
-        quota.sweep(Micros(120_000_000), at(120_000_000).wall);
-        assert_eq!(quota.books(), 1, "a request is open");
-        drop(open);
-        quota.sweep(Micros(1), at(1).wall);
-        assert_eq!(quota.books(), 1, "its request is not refilled yet");
-        quota.sweep(Micros(120_000_000), at(120_000_000).wall);
-        assert_eq!(quota.books(), 0, "nothing is left to know");
-    }
-
-    #[test]
-    fn a_tenant_without_a_plan_costs_nothing() {
-        let quota = quota();
-        let free = quota.reserve_now(&QuotaAsk { plans: vec![], ..ask(vec![], 1) }, at(0)).expect("no limits");
-        free.settle(used(1), Micros(0));
-        assert_eq!((free.standings().len(), quota.books()), (0, 0), "no headers, no book");
-    }
-
-    #[test]
-    fn shadow_refusals_are_counted() {
-        let quota = quota();
-        let rules = vec![LimitRule { mode: Mode::Shadow, ..rule("p.requests", Dimension::Requests, 1) }];
-        let open: Vec<_> = (0..3).map(|_| quota.reserve_now(&ask(rules.clone(), 1), at(0))).collect();
-        assert!(open.iter().all(Result::is_ok), "shadow never refuses");
-        assert_eq!(quota.shadowed.get(), 2, "the second and the third");
-    }
-
-    #[tokio::test]
-    async fn the_port_tells_denials_and_hopeless_requests_apart() {
-        let quota = quota();
-        let ask = ask(vec![rule("p.tokens", Dimension::Tokens, 10)], 10);
-        let at = at(0);
-        let too_large = QuotaAsk { input_estimate: Some(Tokens(11)), ..ask.clone() };
-        let hopeless = quota.reserve(too_large, at.mono, at.wall).await.err();
-        assert_eq!(hopeless, Some(ReserveError::NeverFits(11, 10)), "larger than the bucket");
-        let open = quota.reserve(ask.clone(), at.mono, at.wall).await.map_err(|e| format!("{e:?}")).expect("fits");
-        open.settle(used(10), at.mono);
-        let denied = quota.reserve(ask, at.mono, at.wall).await.err();
-        let Some(ReserveError::Denied(denial)) = denied else { panic!("expected a denial, got {denied:?}") };
-        assert_eq!((&*denial.rule, denial.scope), ("p.tokens", "tenant"), "which rule, and where");
-        assert_eq!(denial.retry_after, Some(Micros(60_000_000)), "ten tokens at ten a minute");
-    }
-}
+mod tests;

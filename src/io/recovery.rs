@@ -1,6 +1,6 @@
 //! What dead processes left: their open requests become `crash` records in the recovering process's own spool.
 //! Decides who is dead (whoever's lock can be had), which open slot already has its record, and what a crash record
-//! says; who is billed for it is billing's matter.
+//! says: that nobody pays for it, too.
 
 use crate::domain::ids::RequestId;
 use crate::domain::record::{Attempt, Status, UsageRecord};
@@ -12,6 +12,7 @@ use crate::io::slots::{NAMES_EXT, SLOTS_EXT, names, remove_table};
 use crate::io::spool::frame::{self, Next, Tail};
 use crate::io::spool::payload;
 use crate::io::spool::segment::{self, BALLAST_EXT, SegmentWriter};
+use crate::logic::money::billing::FAIR_V1;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
@@ -176,6 +177,9 @@ fn crash_record(slot: &SlotView, proxy_id: &str, names: &HashMap<u32, String>) -
         let (counts, source) = counts_of(slot);
         record.set_counts(counts, source);
         record.delivered_output = Some(Tokens(slot.progress.delivered));
+        // Whatever the prices are, nobody pays for our crash; what it cost is not known here.
+        record.billable_cost_nano_usd = Some(0);
+        record.billing_policy = Some(FAIR_V1.to_owned());
     }
     record.attempts = record
         .backend_id

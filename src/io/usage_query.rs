@@ -243,10 +243,10 @@ impl UsageReader {
         })
     }
 
-    /// Runs one question on a connection of its own, with its time limit.
-    fn ask<F>(&self, sql: &str, values: Vec<Sql>, line: F) -> Result<Vec<Line>, UsageQueryError>
+    /// Runs one question on a connection of its own, with its time limit. No file, or no tables yet: no lines.
+    pub(super) fn ask<T, F>(&self, sql: &str, values: Vec<Sql>, line: F) -> Result<Vec<T>, UsageQueryError>
     where
-        F: Fn(&Row<'_>) -> rusqlite::Result<Line>,
+        F: Fn(&Row<'_>) -> rusqlite::Result<T>,
     {
         if !self.path.exists() {
             return Ok(Vec::new());

@@ -97,6 +97,7 @@ pub fn create() -> String {
            WHERE key_id IS NOT NULL;
          CREATE INDEX IF NOT EXISTS usage_records_by_user ON usage_records (tenant_id, user_id, ts_received)
            WHERE user_id IS NOT NULL;
+         CREATE INDEX IF NOT EXISTS usage_records_by_tenant ON usage_records (tenant_id, ts_end);
          CREATE TABLE IF NOT EXISTS usage_rollup_day (day TEXT NOT NULL, tenant_id TEXT NOT NULL, key_id TEXT NOT NULL,
            model TEXT NOT NULL, {}, PRIMARY KEY (day, tenant_id, key_id, model)) STRICT;
          CREATE TABLE IF NOT EXISTS usage_dead_letter (segment TEXT NOT NULL, frame_offset INTEGER NOT NULL,

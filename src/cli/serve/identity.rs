@@ -3,7 +3,7 @@
 use super::Failure;
 use crate::config::snapshot::{Authenticator, PepperSource, Secret, Snapshot};
 use crate::io::directory::Configured;
-use crate::io::identity::http::Fetch;
+use crate::io::fetch::Fetch;
 use crate::io::identity::{self, Surroundings};
 use crate::io::keys::{self, Follower, Pulse};
 use crate::io::pepper;

@@ -4,10 +4,10 @@
 mod answer;
 
 use super::complaints::Complaints;
-use super::http::{Fetch, Limits};
 use super::own_key;
 use crate::config::snapshot::ExtAuthzAuth;
 use crate::domain::principal::{AuthMethod, Principal};
+use crate::io::fetch::{Fetch, Limits};
 use crate::ports::{AuthRequest, Authenticate, Verdict};
 use answer::UNAVAILABLE;
 use async_trait::async_trait;

@@ -6,11 +6,11 @@ mod flights;
 
 use super::cache::{self, TokenHash};
 use super::complaints::Complaints;
-use super::http::{Fetch, FetchError, Limits};
 use super::own_key;
 use crate::config::snapshot::IntrospectionAuth;
 use crate::domain::principal::{AuthMethod, Principal, Profile};
 use crate::domain::units::WallMicros;
+use crate::io::fetch::{Fetch, FetchError, Limits};
 use crate::logic::access::claims::{self, Statement};
 use crate::logic::access::expression::Variables;
 use crate::ports::{AuthRequest, Authenticate, Rejection, Verdict};

@@ -5,8 +5,8 @@
 mod provider;
 mod window;
 
-use super::http::Fetch;
 use crate::domain::units::WallMicros;
+use crate::io::fetch::Fetch;
 use crate::logic::access::jwt::KeySet;
 use crate::ports::Clock;
 use arc_swap::ArcSwapOption;

@@ -37,6 +37,8 @@ const TOKENS: [f64; 14] = [
 ];
 /// The proxy's own phases: a microsecond to a tenth of a second.
 const OVERHEAD: [f64; 13] = [1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 5e-3, 2e-2, 1e-1];
+/// A call to the shared ledger: 50 us to a tenth of a second; 5 ms is the default time limit.
+pub(super) const LIMIT_STORE: [f64; 11] = [5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2e-2, 2.5e-2, 1e-1];
 
 /// What a request was and how it ended.
 #[derive(Debug)]
@@ -193,7 +195,7 @@ pub(super) struct UsageFamilies {
     pub records: IntCounterVec,
     pub spool_bytes: IntGauge,
     pub log_dropped: IntCounter,
-    pub shadow_refusals: IntCounter,
+    pub alerts: IntCounterVec,
 }
 
 impl UsageFamilies {
@@ -216,12 +218,11 @@ impl UsageFamilies {
                 registry,
                 IntCounter::new("weir_access_log_dropped_total", "Access log lines that were not written.")?,
             )?,
-            shadow_refusals: added(
+            alerts: counters(
                 registry,
-                IntCounter::new(
-                    "weir_limit_shadow_refusals_total",
-                    "How often limits in shadow mode would have refused.",
-                )?,
+                "weir_alerts_total",
+                "Alerts of budgets: accepted by the webhook, tries that were not, alerts given up.",
+                &["result"],
             )?,
         })
     }
@@ -307,16 +308,16 @@ impl ConfigFamilies {
     }
 }
 
-fn added<C: Collector + Clone + 'static>(registry: &Registry, family: C) -> Result<C> {
+pub(super) fn added<C: Collector + Clone + 'static>(registry: &Registry, family: C) -> Result<C> {
     registry.register(Box::new(family.clone()))?;
     Ok(family)
 }
 
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec> {
+pub(super) fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec> {
     added(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
 }
 
-fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec> {
+pub(super) fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec> {
     added(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
 }
 

@@ -1,7 +1,7 @@
 //! One issuer over HTTP: its discovery document and its key set, each bounded and checked. Decides which address the
 //! keys are fetched from.
 
-use crate::io::identity::http::{Answer, Fetch, FetchError, Limits, require_protected};
+use crate::io::fetch::{Answer, Fetch, FetchError, Limits, require_protected};
 use crate::logic::access::jwt::{KeySet, KeySetError, MAX_DOCUMENT};
 use http::HeaderMap;
 use http::header::{ACCEPT, HeaderValue};

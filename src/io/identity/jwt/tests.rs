@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::snapshot::{JwtAlgorithm, Secret};
-use crate::io::identity::http::Fetch;
+use crate::io::fetch::Fetch;
 use crate::io::identity::jwks::tests::{DEADLINE, Hand, Idp, until};
 use crate::io::identity::tests::{nowhere, request};
 use crate::logic::access::expression::Expression;

@@ -1,5 +1,6 @@
-//! The one HTTP client towards identity providers: bounded in time and size, TLS verified, no redirects, no proxy from
-//! the environment. Addresses come from the configuration only; what an answer means is decided by those who ask.
+//! The one HTTP client towards other services, such as identity providers and who is told of alerts: bounded in time and
+//! size, TLS verified, no redirects, no proxy from the environment. Addresses come from the configuration only; what an
+//! answer means is decided by those who ask.
 
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -7,7 +8,7 @@ use std::error::Error;
 use std::time::Duration;
 use url::{Host, Url};
 
-/// Idle connections kept to one provider: they answer many requests a second, and are asked few.
+/// Idle connections kept to one service: they answer many requests a second, and are asked few.
 const IDLE_CONNECTIONS: usize = 8;
 /// How long an idle connection is kept; many servers close theirs after 60 s or more.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -38,10 +39,10 @@ pub struct Answer {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FetchError {
     /// The client could not be made: most often the system has no root certificates.
-    #[error("no HTTP client for identity providers: {0}; install the system's CA certificates or set SSL_CERT_FILE")]
+    #[error("no HTTP client: {0}; install the system's CA certificates or set SSL_CERT_FILE")]
     Client(String),
     /// Neither https nor this machine.
-    #[error("an identity provider is asked over https only, except on loopback")]
+    #[error("a service is asked over https only, except on loopback")]
     Insecure,
     /// It took longer than [`Limits::timeout`].
     #[error("no answer in time")]
@@ -103,6 +104,21 @@ impl Fetch {
         const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
         exchange(self.client.post(url.clone()).headers(headers).header(CONTENT_TYPE, FORM).body(form), limits).await
     }
+
+    /// Sends a body with POST, and gives the status of the answer, whose body nobody reads.
+    ///
+    /// # Errors
+    /// [`FetchError`], unless there is an answer within `timeout`.
+    pub async fn post(
+        &self,
+        url: &Url,
+        headers: HeaderMap,
+        body: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<u16, FetchError> {
+        let request = self.client.post(url.clone()).headers(headers).body(body).timeout(timeout);
+        request.send().await.map(|answer| answer.status().as_u16()).map_err(|error| failed(&error))
+    }
 }
 
 /// True for https, and for http to this machine.
@@ -162,78 +178,4 @@ fn cause(error: &reqwest::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::io::identity::tests::{Service, nowhere, reply};
-
-    const LIMITS: Limits = Limits { timeout: Duration::from_secs(10), bytes: 1000 };
-
-    fn url(text: &str) -> Url {
-        Url::parse(text).expect("a URL")
-    }
-
-    #[test]
-    fn providers_are_asked_over_https_or_on_this_machine() {
-        for good in ["https://login.example.com/x", "http://127.0.0.1:9/", "http://localhost/", "http://[::1]:80/"] {
-            assert_eq!(require_protected(&url(good)), Ok(()), "{good}");
-        }
-        for bad in [
-            "http://login.example.com/",
-            "http://127.0.0.1.example.com/",
-            "http://localhost.example.com/",
-            "http://169.254.169.254/",
-            "file:///etc/passwd",
-            "ftp://127.0.0.1/",
-            "data:,x",
-        ] {
-            assert_eq!(require_protected(&url(bad)), Err(FetchError::Insecure), "{bad}");
-        }
-    }
-
-    #[tokio::test]
-    async fn answers_have_a_bound_and_redirects_are_not_followed() {
-        let fetch = Fetch::new().expect("a client");
-        let service = Service::start(|asked| async move {
-            match asked.target.as_str() {
-                "/moved" => {
-                    let mut moved = reply(302, "");
-                    moved.headers_mut().insert("location", HeaderValue::from_static("/there"));
-                    moved
-                }
-                "/full" => reply(200, &"x".repeat(1000)),
-                _ => reply(200, &"x".repeat(1001)),
-            }
-        })
-        .await;
-        let at = |path: &str| service.url.join(path).expect("a URL");
-        let get = async |path: &str| fetch.get(&at(path), HeaderMap::new(), LIMITS).await;
-        assert_eq!(get("/full").await.map(|answer| answer.body.len()), Ok(1000), "as much as allowed");
-        assert_eq!(get("/over").await.err(), Some(FetchError::TooLarge(1000)), "a byte more");
-        assert_eq!(get("/moved").await.map(|answer| answer.status), Ok(302), "a redirect is an answer");
-        let asked = service.asked();
-        assert!(asked.iter().all(|asked| asked.target != "/there"), "nobody went there");
-        assert_eq!(
-            asked.first().and_then(|asked| asked.header("user-agent")),
-            Some(concat!("weir/", env!("CARGO_PKG_VERSION"))),
-            "who asks"
-        );
-    }
-
-    #[tokio::test]
-    async fn errors_do_not_repeat_the_address() {
-        let fetch = Fetch::new().expect("a client");
-        let mut there = nowhere();
-        there.set_query(Some("secret=hush"));
-        let error = fetch.get(&there, HeaderMap::new(), LIMITS).await.expect_err("nobody listens");
-        assert!(matches!(error, FetchError::Connect(_)), "{error:?}");
-        assert!(!format!("{error} {error:?}").contains("hush"), "{error:?}");
-    }
-
-    #[tokio::test]
-    async fn an_answer_that_does_not_come_is_given_up() {
-        let service = Service::start(|_| std::future::pending()).await;
-        let limits = Limits { timeout: Duration::from_millis(50), ..LIMITS };
-        let answer = Fetch::new().expect("a client").get(&service.url, HeaderMap::new(), limits).await;
-        assert_eq!(answer.err(), Some(FetchError::Timeout), "in time");
-    }
-}
+pub(in crate::io) mod tests;
