@@ -23,4 +23,5 @@ pub mod effective;
 pub mod load;
 
 pub use load::{Loaded, default_file, examine, load, load_text};
-pub use stored::{plan_from_json, tenant_models};
+pub use section::tenants::zone;
+pub use stored::{plan_from_json, plan_to_json, tenant_models};

@@ -66,6 +66,8 @@ codes! {
     ExposedFile = "W006", "a file with a secret that others may read";
     Idle = "W007", "a setting that nothing brings into play";
     Untied = "W008", "any of several authorities may vouch for any identity";
+    CountedApart = "W009", "limits that each replica counts for itself";
+    Crowded = "W010", "more limits on one request than it can be held against";
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub mod access;
 pub mod auth;
 pub mod layout;
 pub mod pools;
+pub mod quota;
 pub mod sections;
 
 use super::diagnostic::Findings;

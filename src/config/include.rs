@@ -25,7 +25,7 @@ pub struct Merged {
 #[must_use]
 pub fn read(name: &str, text: &str, base: &Path, findings: &Findings) -> Merged {
     let mut seen = vec![PathBuf::from(name)];
-    let mut merged = one(name, text, findings);
+    let mut merged = alone(name, text, findings);
     let mut queue: Vec<PathBuf> = patterns(&mut merged.root, base, findings);
     let mut next = 0;
     while let Some(path) = queue.get(next).cloned() {
@@ -43,7 +43,7 @@ pub fn read(name: &str, text: &str, base: &Path, findings: &Findings) -> Merged 
         match read_text(&path) {
             Err(fault) => findings.add(Code::Unreadable, (place, "include"), format!("`{shown}`: {fault}"), None),
             Ok(text) => {
-                let mut other = one(&shown, &text, findings);
+                let mut other = alone(&shown, &text, findings);
                 let base = path.parent().unwrap_or(Path::new("")).to_owned();
                 queue.extend(patterns(&mut other.root, &base, findings));
                 merged.broken |= other.broken;
@@ -66,7 +66,9 @@ pub fn read_text(path: &Path) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|error| error.to_string())
 }
 
-fn one(name: &str, text: &str, findings: &Findings) -> Merged {
+/// Parses a file's text by itself: nothing is included.
+#[must_use]
+pub fn alone(name: &str, text: &str, findings: &Findings) -> Merged {
     let file = findings.add_source(name, text);
     let Parsed { mut root, broken } = parse::parse(file, text, findings);
     secret::mask_tree(&root, findings);

@@ -3,16 +3,22 @@
 pub mod auth;
 pub mod authorization;
 pub mod backends;
+pub mod budgets;
 pub mod credentials;
 pub mod expression;
+pub mod limits;
 pub mod listeners;
 pub mod matcher;
 pub mod names;
+pub mod patterns;
 pub mod plans;
 pub mod policy;
 pub mod pools;
+pub mod prices;
+pub mod redis;
 pub mod roles;
 pub mod routes;
+pub mod rules;
 pub mod server;
 pub mod store;
 pub mod telemetry;
@@ -25,6 +31,7 @@ use super::field::Item;
 use super::snapshot::Snapshot;
 use names::Names;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Top-level keys; `x-…` are allowed too.
 const KNOWN: &[&str] = &[
@@ -62,21 +69,29 @@ pub fn compile(root: &Item<'_>, broken: bool, file: &Path) -> Snapshot {
     let names = Names::of(root.node, broken);
     let server = server::server(&top.item("server"), &names);
     let state = &server.state_dir;
-    let pools = pools::pools(&top);
+    let limits = limits::limits(&top.item("limits"));
+    let fallback = limits.on_store_error();
+    let pools = pools::pools(&top, fallback);
+    let usage = usage::usage(&top.item("usage"), &server);
+    let prices = usage.prices.as_deref().map(|file| {
+        let named = top.item("usage").fields_unchecked().item("prices");
+        Arc::new(prices::price_book(&named, file))
+    });
     Snapshot {
         version: "".into(),
         file: file.to_owned(),
         listeners: listeners::listeners(&top, broken),
         routes: routes::routes(&top, &names, broken),
         auth: auth::authenticators(&top.item("auth"), state),
-        plans: plans::plans(&top.item("plans")),
-        tenants: tenants::tenants(&top.item("tenants"), &names),
+        plans: plans::plans(&top.item("plans"), fallback),
+        tenants: tenants::tenants(&top.item("tenants"), &names, fallback),
         store: store::store(&top.item("store"), state),
-        limits: usage::limits(&top.item("limits")),
-        usage: usage::usage(&top.item("usage"), &server),
+        limits,
+        usage,
         telemetry: telemetry::telemetry(&top.item("telemetry")),
         roles: roles::roles(&top.item("roles")),
         authorization: authorization::rules(&top.item("authorization")),
+        prices: prices.unwrap_or_default(),
         pools,
         server,
     }

@@ -12,9 +12,11 @@ pub use access::{
 };
 
 use crate::domain::ids::{BackendId, PlanId, PoolId, RouteId, TenantId};
-use crate::domain::limit::Plan;
+use crate::domain::limit::OnStoreError;
 use crate::logic::access::rule::Rule;
 use crate::logic::access::scopes::Roles;
+use crate::logic::money::price_book::PriceBook;
+use crate::logic::quota::plan::Plan;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -55,6 +57,8 @@ pub struct Snapshot {
     pub usage: Usage,
     /// Telemetry settings.
     pub telemetry: Telemetry,
+    /// What models cost.
+    pub prices: Arc<PriceBook>,
 }
 
 /// `server:`
@@ -169,6 +173,8 @@ impl Engine {
 /// `pools.NAME`
 #[derive(Clone, Debug)]
 pub struct Pool {
+    /// What all requests to this pool together may use.
+    pub limits: Arc<Plan>,
     /// Its name.
     pub id: PoolId,
     /// What its backends are.
@@ -426,6 +432,62 @@ pub struct Limits {
     pub headers: bool,
     /// Life of a hold that is no longer refreshed.
     pub hold_ttl: Duration,
+    /// The ledger that replicas share; `None`: each process counts alone.
+    pub backend: Option<LimitBackend>,
+    /// Rules that count everybody's requests together, by model or all of them: `limits.global`, `limits.models`.
+    pub shared: Arc<Plan>,
+    /// How often counters are compared with usage rows.
+    pub reconcile: Duration,
+    /// Who is told of budgets that are nearly or wholly spent.
+    pub alerts: Option<AlertHook>,
+}
+
+impl Limits {
+    /// What rules do without the shared ledger that do not say so themselves.
+    #[must_use]
+    pub fn on_store_error(&self) -> OnStoreError {
+        self.backend.as_ref().map_or_else(OnStoreError::default, |backend| backend.on_store_error)
+    }
+}
+
+/// `limits.backend.redis`
+#[derive(Clone, Debug)]
+pub struct LimitBackend {
+    /// Where Redis is.
+    pub servers: RedisServers,
+    /// How long one command may take, at most 20 ms.
+    pub timeout: Duration,
+    /// What rules do without it that do not say so themselves.
+    pub on_store_error: OnStoreError,
+    /// What every key begins with: `weir`.
+    pub prefix: Arc<str>,
+}
+
+/// Where Redis is. URLs (`redis://`, `rediss://`, with user and password) are secrets.
+#[derive(Clone, Debug)]
+pub enum RedisServers {
+    /// One server.
+    Single(Secret),
+    /// Some nodes of a cluster; the others are found.
+    Cluster(Vec<Secret>),
+    /// Sentinels, which know the master of this name.
+    Sentinel {
+        /// The sentinels.
+        sentinels: Vec<Secret>,
+        /// The master's name.
+        master: String,
+    },
+}
+
+/// `limits.alerts`
+#[derive(Clone, Debug)]
+pub struct AlertHook {
+    /// Where alerts are posted.
+    pub url: Secret,
+    /// Key of the HMAC-SHA-256 signature.
+    pub secret: Secret,
+    /// How long one delivery may take.
+    pub timeout: Duration,
 }
 
 /// `usage:`
@@ -443,6 +505,8 @@ pub struct Usage {
     pub slots: u32,
     /// The SQLite file that the writer fills.
     pub sqlite: PathBuf,
+    /// The file of prices; what is in it is [`Snapshot::prices`].
+    pub prices: Option<PathBuf>,
 }
 
 /// `usage.spool`

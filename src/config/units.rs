@@ -1,5 +1,9 @@
 //! Units as the configuration writes them: `5s`, `20MiB`, `2M/min`, `80%`. Parses and prints; knows no keys.
 
+mod money;
+
+pub use money::{MAX_USD, Spend, Usd};
+
 use crate::domain::limit::Window;
 use std::str::FromStr;
 use std::time::Duration;
@@ -31,6 +35,10 @@ pub struct Rate {
 /// A part of a whole: `20%` or `0.2`.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Share(pub f64);
+
+/// Whole percents from 1 to 100: `80%`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Percent(pub u8);
 
 fn split(text: &str) -> (&str, &str) {
     let at = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
@@ -141,6 +149,22 @@ impl FromStr for Share {
     }
 }
 
+impl FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.trim().strip_suffix('%').and_then(|number| number.trim().parse().ok());
+        let part = number.filter(|part| (1..=100).contains(part));
+        part.map(Self).ok_or_else(|| "not a share; write whole percents from `1%` to `100%`".to_owned())
+    }
+}
+
+impl std::fmt::Display for Percent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}%", self.0)
+    }
+}
+
 impl std::fmt::Display for Span {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let micros = self.0.as_micros();
@@ -179,6 +203,7 @@ pub fn window_name(window: Window) -> &'static str {
         Window::Hour => "h",
         Window::Day => "day",
         Window::Month => "month",
+        Window::Ever => "prepaid",
     }
 }
 
@@ -203,6 +228,10 @@ mod tests {
         assert_eq!("2M/min".parse(), Ok(Rate { count: 2_000_000, window: Window::Minute }), "rates");
         assert_eq!("20%".parse(), Ok(Share(0.2)), "percent");
         assert!("120%".parse::<Share>().is_err(), "a share is at most the whole");
+        assert_eq!("80%".parse(), Ok(Percent(80)), "whole percents");
+        for text in ["0%", "101%", "80", "0.8", "8.5%", "%"] {
+            assert!(text.parse::<Percent>().is_err(), "`{text}` is no whole percent");
+        }
         assert!("600/fortnight".parse::<Rate>().is_err(), "closed set of windows");
     }
 

@@ -1,9 +1,10 @@
-//! What must hold between sections: sockets, names, reach of routes, exposure, what nothing refers to.
+//! What must hold between sections: sockets, names, reach of routes, exposure, what nothing refers to or comes to nothing.
 
 pub mod binds;
 pub mod exposure;
 pub mod identity;
 pub mod names;
+pub mod quota;
 pub mod reach;
 
 use super::field::Item;
@@ -24,4 +25,7 @@ pub fn check(root: &Item<'_>, snapshot: &Snapshot, broken: bool) {
     exposure::check(root, snapshot);
     identity::idle(root, snapshot);
     identity::untied(root, snapshot);
+    quota::apart(root, snapshot);
+    quota::idle(root, snapshot);
+    quota::crowded(root, snapshot);
 }

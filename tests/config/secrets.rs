@@ -200,10 +200,11 @@ fn every_yaml_block_of_the_documentation_loads_and_comes_back() {
     assert!(blocks.len() >= 8, "the blocks are found: {}", blocks.len());
     for block in blocks {
         let mut block = block.replace("{ env: DATABASE_URL }", "<postgres>").replace("{ env: REDIS_URL }", "<redis>");
-        for reference in ["PORTAL_SECRET", "CLIENT_SECRET", "ENGINE_KEY", "SIGNING_KEY"] {
+        for reference in ["PORTAL_SECRET", "CLIENT_SECRET", "ENGINE_KEY", "SIGNING_KEY", "ALERT_SECRET"] {
             block = block.replace(&format!("{{ env: {reference} }}"), "<key>");
         }
         let block = block.replace("{ file: /run/secrets/pepper }", "<key>");
+        let block = block.replace("{ env: ALERT_URL }", "{ command: [echo, \"https://hooks.example.com/\"] }");
         let block =
             block.replace(": a.pem", &format!(": {}", at("a.pem"))).replace(": a.key", &format!(": {}", at("a.key")));
         std::fs::write(secrets.folder.path().join("block.yaml"), secrets.fill(&block)).unwrap();

@@ -1,6 +1,6 @@
 //! Who calls, in the effective text: store, roles, rules and tenants.
 
-use super::{at, map, reference, texts};
+use super::{at, map, quota, reference, texts};
 use crate::config::snapshot::{Push, Store, StoreTarget, Tenant};
 use crate::config::tree::Node;
 use crate::config::units::Span;
@@ -64,6 +64,8 @@ pub fn tenant(tenant: &Tenant) -> Value {
     map([
         ("plan", plan(tenant.plan.as_ref())),
         ("models", if tenant.models.is_some() { texts(&tenant.model_patterns) } else { Value::Null }),
+        ("time_zone", tenant.zone.iana_name().map_or(Value::Null, Value::from)),
+        ("budget", quota::budgets(&tenant.budgets)),
         ("disabled", if tenant.disabled { true.into() } else { Value::Null }),
         ("teams", named(tenant.teams.iter().map(|(name, one)| (name.as_str(), member(one))))),
         ("users", named(tenant.users.iter().map(|(name, one)| (name.as_str(), member(one))))),
@@ -72,7 +74,7 @@ pub fn tenant(tenant: &Tenant) -> Value {
 
 fn member(member: &Member) -> Value {
     let models = member.models.as_ref().map_or(Value::Null, |models| texts(models.iter()));
-    map([("plan", plan(member.plan.as_ref())), ("models", models)])
+    map([("plan", plan(member.plan.as_ref())), ("models", models), ("budget", quota::budgets(&member.budgets))])
 }
 
 fn plan(plan: Option<&PlanId>) -> Value {

@@ -42,11 +42,13 @@ impl<'o> Trail<'o> {
     }
 
     fn index(self, index: usize) -> Self {
-        self.step(match self.node.map(|node| &node.kind) {
+        let node = match self.node.map(|node| &node.kind) {
             Some(Kind::List(items)) => items.get(index),
             Some(Kind::Scalar { .. } | Kind::Map(_)) if index == 0 => self.node,
             _ => None,
-        })
+        };
+        let secret = self.secret || node.is_some_and(is_reference);
+        Self { secret, ..self.step(node) }
     }
 
     /// A short form (`policy: p2c`) is one node above all that it stands for.

@@ -1,6 +1,6 @@
 //! `pools` of the effective text.
 
-use super::{at, map, reference, texts};
+use super::{at, map, quota, reference, texts};
 use crate::config::snapshot::{
     Backend, CostConstants, Credential, ForwardIdentity, Policy, Pool, Retry, RetryOn, Timeouts,
 };
@@ -43,6 +43,7 @@ pub fn pool(pool: &Pool, root: &Node) -> Value {
         ("credentials", credentials),
         ("identity", identity),
         ("on_disconnect", if pool.cancel_on_disconnect { "cancel" } else { "drain" }.into()),
+        ("limits", quota::of_all(&pool.limits.rules)),
     ])
 }
 

@@ -1,12 +1,11 @@
 //! Every section of the effective text but the pools.
 
-use super::{access, auth, map, pools, texts};
+use super::{access, auth, map, pools, quota, texts};
 use crate::config::snapshot::{
     Action, Durability, Listener, ListenerTls, PathMatch, Route, Server, Snapshot, Telemetry, Usage,
 };
 use crate::config::tree::Node;
-use crate::config::units::{Rate, Size, Span};
-use crate::domain::limit::{Dimension, LimitRule, Mode, Plan};
+use crate::config::units::{Size, Span};
 use serde_yaml::{Mapping, Value};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,15 +16,9 @@ pub fn document(snapshot: &Snapshot, root: &Node) -> Value {
     let listeners = snapshot.listeners.iter().map(|one| (one.name.clone(), listener(one)));
     let pools = snapshot.pools.iter().map(|pool| (pool.id.to_string(), pools::pool(pool, root)));
     let authenticators = snapshot.auth.iter().map(|(name, one)| (name.clone(), auth::authenticator(name, one, root)));
-    let plans = snapshot.plans.iter().map(|(name, one)| (name.to_string(), map([("limits", limits(one))])));
+    let plans = snapshot.plans.iter().map(|(name, one)| (name.to_string(), quota::plan(one)));
     let tenants = snapshot.tenants.iter().map(|(name, one)| (name.to_string(), access::tenant(one)));
     let routes = snapshot.routes.iter().map(|one| route(one, snapshot));
-    let estimate = map([("tokenizer", "bytes".into())]);
-    let own = [
-        ("headers", snapshot.limits.headers.into()),
-        ("hold_ttl", span(snapshot.limits.hold_ttl)),
-        ("estimate", estimate),
-    ];
     map([
         ("version", 1.into()),
         ("server", server(&snapshot.server)),
@@ -38,7 +31,7 @@ pub fn document(snapshot: &Snapshot, root: &Node) -> Value {
         ("plans", named(plans)),
         ("tenants", named(tenants)),
         ("store", access::store(&snapshot.store, root)),
-        ("limits", map(own)),
+        ("limits", quota::section(&snapshot.limits, root)),
         ("usage", usage(&snapshot.usage)),
         ("telemetry", telemetry(&snapshot.telemetry)),
     ])
@@ -144,32 +137,6 @@ fn patterns(some: bool, written: &[String]) -> Value {
     if some { texts(written) } else { Value::Null }
 }
 
-fn limits(plan: &Plan) -> Value {
-    let of = |dimension: Dimension| {
-        let rules: Vec<Value> = plan.rules.iter().filter(|rule| rule.dimension == dimension).map(rule).collect();
-        if rules.is_empty() { Value::Null } else { Value::Sequence(rules) }
-    };
-    map([
-        ("requests", of(Dimension::Requests)),
-        ("tokens", of(Dimension::Tokens)),
-        ("concurrency", of(Dimension::Concurrency)),
-        ("max_tokens_per_request", plan.max_tokens_per_request.map_or(Value::Null, |tokens| tokens.0.into())),
-    ])
-}
-
-fn rule(rule: &LimitRule) -> Value {
-    let limit = match rule.dimension {
-        Dimension::Concurrency => rule.limit.into(),
-        _ => Rate { count: rule.limit, window: rule.window }.to_string().into(),
-    };
-    map([
-        ("limit", limit),
-        ("burst", if rule.burst == rule.limit { Value::Null } else { rule.burst.into() }),
-        ("strict", if rule.strict { true.into() } else { Value::Null }),
-        ("mode", if rule.mode == Mode::Shadow { "shadow" } else { "enforce" }.into()),
-    ])
-}
-
 fn usage(usage: &Usage) -> Value {
     let durability = if usage.spool.durability == Durability::Power { "power" } else { "process" };
     let spool = map([
@@ -184,6 +151,7 @@ fn usage(usage: &Usage) -> Value {
         ("spool", spool),
         ("slots", map([("dir", path(&usage.slots_dir)), ("count", usage.slots.into())])),
         ("writer", map([("sqlite", path(&usage.sqlite))])),
+        ("prices", usage.prices.as_ref().map_or(Value::Null, |file| path(file))),
     ])
 }
 

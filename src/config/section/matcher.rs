@@ -1,14 +1,14 @@
-//! `routes[].match` – the conditions of a route, compiled; and the globs of model names.
+//! `routes[].match` – the conditions of a route, compiled.
 
 use super::expression::{CONDITION, expression};
 use super::names::{Kind, Names};
+use super::patterns::models;
 use super::pools::absolute_path;
 use crate::config::codes::Code;
 use crate::config::field::Item;
 use crate::config::snapshot::{Match, PathMatch};
 use crate::config::suggest;
 use crate::logic::access::expression::Expression;
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 /// Bytes that one compiled regular expression may take.
 const MAX_REGEX_BYTES: usize = 1 << 20;
@@ -83,36 +83,4 @@ fn method(item: &Item<'_>) -> Option<String> {
         item.error(Code::BadWord, format!("`{}` is not a method that is forwarded", item.shown()), hint);
     }
     known.then_some(upper)
-}
-
-/// Globs of model names: compiled, and as they were written. `*` also crosses `/`, as model names have it.
-#[must_use]
-pub fn models(item: &Item<'_>) -> (Option<GlobSet>, Vec<String>) {
-    let mut set = GlobSetBuilder::new();
-    let mut written = Vec::new();
-    for item in item.list() {
-        let Some(text) = item.text() else { continue };
-        match GlobBuilder::new(text).literal_separator(false).build() {
-            Ok(glob) if !text.is_empty() => {
-                set.add(glob);
-                written.push(text.to_owned());
-            }
-            Ok(_) => item.error(Code::BadPattern, "an empty model name".into(), None),
-            Err(error) => {
-                let message = format!("`{}` is not a pattern: {}", item.shown(), error.kind());
-                item.error(Code::BadPattern, message, Some("`*` stands for any letters: `llama-*`".into()));
-            }
-        }
-    }
-    if written.is_empty() && item.list().is_empty() {
-        let hint = Some("leave the key out for every model, or name some".to_owned());
-        item.error(Code::EmptyPool, "an empty list matches no model".into(), hint);
-    }
-    match set.build() {
-        Ok(set) => (Some(set), written),
-        Err(error) => {
-            item.error(Code::BadPattern, format!("these patterns do not compile: {}", error.kind()), None);
-            (None, written)
-        }
-    }
 }

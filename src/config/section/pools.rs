@@ -4,10 +4,13 @@ use super::backends::backends;
 use super::credentials::{credentials, identity};
 use super::names::check_name;
 use super::policy::policy;
+use super::rules;
 use crate::config::codes::Code;
 use crate::config::field::{Fields, Item, fit};
 use crate::config::snapshot::{CostConstants, Engine, Health, Keepalive, Policy, Pool, Retry, RetryOn, Timeouts};
 use crate::domain::ids::PoolId;
+use crate::domain::limit::OnStoreError;
+use crate::logic::quota::plan::Plan;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +28,7 @@ const KNOWN: &[&str] = &[
     "credentials",
     "identity",
     "on_disconnect",
+    "limits",
 ];
 const LATER: &[&str] = &["discover", "outlier", "load"];
 const ENGINES: &[&str] = &["vllm", "sglang", "trtllm", "dynamo", "openai", "anthropic"];
@@ -32,14 +36,22 @@ const ENGINES_LATER: &[&str] = &["gemini", "vertex", "bedrock", "azure", "kserve
 
 /// Reads `pools:`, in name order.
 #[must_use]
-pub fn pools(top: &Fields<'_>) -> Vec<Arc<Pool>> {
+pub fn pools(top: &Fields<'_>, fallback: OnStoreError) -> Vec<Arc<Pool>> {
     let read = top.item("pools").named().into_iter().map(|(entry, item)| {
         check_name(&item, &entry.key, entry.place);
-        Arc::new(pool(&entry.key, &item))
+        Arc::new(Pool { limits: Arc::new(limits(&entry.key, &item, fallback)), ..pool(&entry.key, &item) })
     });
     let mut all: Vec<_> = read.collect();
     all.sort_by(|a, b| a.id.cmp(&b.id));
     all
+}
+
+/// `limits` of a pool: what all that goes there may use together.
+fn limits(name: &str, item: &Item<'_>, fallback: OnStoreError) -> Plan {
+    let item = item.fields_unchecked().item("limits");
+    let rules = rules::limits(&format!("pools.{name}"), &item, fallback);
+    rules::bounded(&item, &rules);
+    Plan { rules, ..Plan::default() }
 }
 
 fn pool(name: &str, item: &Item<'_>) -> Pool {
@@ -58,6 +70,7 @@ fn pool(name: &str, item: &Item<'_>) -> Pool {
     };
     let default_policy = if engine.self_hosted() { Policy::KvAware(CostConstants::default()) } else { Policy::P2c };
     Pool {
+        limits: Arc::default(),
         id: PoolId::new(name),
         engine,
         policy: fields.or("policy", policy, default_policy),

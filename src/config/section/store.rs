@@ -82,7 +82,8 @@ fn poll(item: &Item<'_>) -> Option<Duration> {
 }
 
 /// A URL that is a secret, because it may hold a password: nothing of it is in a message.
-fn secret_url(item: &Item<'_>, schemes: &[&str]) -> Option<Secret> {
+#[must_use]
+pub fn secret_url(item: &Item<'_>, schemes: &[&str]) -> Option<Secret> {
     let secret = secret::read(item)?;
     let url = std::str::from_utf8(&secret.0).ok().and_then(|text| url::Url::parse(text).ok());
     if url.is_some_and(|url| schemes.contains(&url.scheme())) {

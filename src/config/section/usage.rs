@@ -1,9 +1,9 @@
-//! `usage:` and `limits:` – where records live, and the limits' own settings.
+//! `usage:` – where records live. What models cost is `prices`' matter.
 
 use super::server::path;
 use crate::config::codes::Code;
 use crate::config::field::{Item, fit};
-use crate::config::snapshot::{Durability, Limits, Server, Spool, Usage};
+use crate::config::snapshot::{Durability, Server, Spool, Usage};
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,25 +14,11 @@ const MAX_SLOTS: u64 = 4 << 20;
 /// The smallest spool: it must hold a few segments.
 const MIN_SPOOL_BYTES: u64 = 1 << 20;
 
-/// Reads `limits:`.
-#[must_use]
-pub fn limits(item: &Item<'_>) -> Limits {
-    let fields = item.fields(&["headers", "hold_ttl", "estimate"], &["backend"]);
-    let estimate = fields.item("estimate").fields(&["tokenizer"], &[]);
-    if let Some(tokenizer) = estimate.get("tokenizer") {
-        let _ = tokenizer.choice(&["bytes"], &["auto"]);
-    }
-    Limits {
-        headers: fields.or("headers", Item::flag, true),
-        hold_ttl: fields.or("hold_ttl", Item::wait, Duration::from_secs(60)),
-    }
-}
-
 /// Reads `usage:`.
 #[must_use]
 pub fn usage(item: &Item<'_>, server: &Server) -> Usage {
-    let known = ["inject_stream_usage", "record_rejected", "spool", "writer", "slots"];
-    let fields = item.fields(&known, &["prices", "bill_delivered", "billing_policy", "currency"]);
+    let known = ["inject_stream_usage", "record_rejected", "spool", "writer", "slots", "prices"];
+    let fields = item.fields(&known, &["bill_delivered", "billing_policy", "currency"]);
     let slots = fields.item("slots").fields(&["dir", "count"], &[]);
     let writer = fields.item("writer").fields(&["sqlite"], &["postgres", "kafka", "cloudevents", "clickhouse"]);
     let state = &server.state_dir;
@@ -43,6 +29,7 @@ pub fn usage(item: &Item<'_>, server: &Server) -> Usage {
         slots_dir: slots.or("dir", path, state.join("slots")),
         slots: slots.or("count", slot_count, SLOTS),
         sqlite: writer.or("sqlite", path, state.join("usage.db")),
+        prices: fields.get("prices").and_then(|item| path(&item)),
     }
 }
 
