@@ -5,6 +5,7 @@
 use crate::config::snapshot::Route;
 use crate::domain::call::Call;
 use crate::domain::fault::Fault;
+use crate::domain::money::TokenPrices;
 use crate::domain::principal::Principal;
 use crate::domain::record::Attempt;
 use crate::domain::units::{Micros, WallMicros};
@@ -36,6 +37,8 @@ pub struct Exchange {
     pub model_routed: String,
     /// Prefix chain of the prompt.
     pub chain: Vec<u64>,
+    /// What its model costs, as the caller named it; `None`: no price is known.
+    pub prices: Option<TokenPrices>,
     /// The quota reservation; settled exactly once.
     pub reservation: Box<dyn Reservation>,
     /// When it was admitted.
@@ -83,6 +86,12 @@ pub struct State {
     pub prefix: (u32, u32),
     /// The last chosen backend.
     pub backend: Option<usize>,
+    /// The running attempt has been sent to its backend.
+    pub sent: bool,
+    /// When the limits were last told what a stream has used so far.
+    pub accounted: Micros,
+    /// The rule that a running stream has used up, where that ends it.
+    pub overdrawn: Option<Arc<str>>,
     /// The last choice explained, for a caller who asked.
     pub explain: Option<String>,
     /// Settled; nothing more is owed.
@@ -170,6 +179,8 @@ pub struct Opening {
     pub model_routed: String,
     /// Prefix chain of the prompt.
     pub chain: Vec<u64>,
+    /// What its model costs.
+    pub prices: Option<TokenPrices>,
     /// The quota reservation.
     pub reservation: Box<dyn Reservation>,
     /// Its place in the pool.
@@ -202,6 +213,9 @@ impl Exchange {
             dispatch_cost: Micros(0),
             prefix: (0, 0),
             backend: None,
+            sent: false,
+            accounted: admitted,
+            overdrawn: None,
             explain: None,
             closed: false,
         };
@@ -215,6 +229,7 @@ impl Exchange {
             call: claim.call,
             model_routed: opening.model_routed,
             chain: opening.chain,
+            prices: opening.prices,
             reservation: opening.reservation,
             admitted,
             admitted_wall,

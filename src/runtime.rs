@@ -7,6 +7,8 @@ use crate::domain::fault::{Fault, RETRY_SOON};
 use crate::domain::ids::{KeyId, PoolId};
 use crate::domain::refusal::Refusal;
 use crate::logic::access::directory::Directory;
+use crate::logic::quota::complaints::Complaints;
+use crate::logic::quota::denials::Denials;
 use crate::logic::routing::book::{BackendFacts, Book};
 use crate::logic::routing::policy::PolicyKind;
 use crate::logic::routing::retry::RetryBudget;
@@ -30,6 +32,10 @@ pub struct Services {
     pub usage: Arc<dyn UsageLog>,
     /// Metrics and access log.
     pub observer: Arc<dyn Observer>,
+    /// Why requests were refused lately.
+    pub denials: Arc<Mutex<Denials>>,
+    /// What was said lately of limits that nobody can read.
+    pub complaints: Arc<Mutex<Complaints>>,
     /// Both clocks.
     pub clock: Arc<dyn Clock>,
     /// Key of the per-tenant `cache_salt` (the pepper).

@@ -14,6 +14,7 @@ mod edge {
     pub mod heads;
     pub mod identity;
     pub mod life;
+    pub mod limits;
     pub mod plain;
     pub mod proxy;
     pub mod say;

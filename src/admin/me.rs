@@ -6,13 +6,14 @@ use super::problem::Problem;
 use super::query::{Kind, Parameter, Query};
 use super::stores::Turns;
 use crate::domain::fault::RETRY_SOON;
-use crate::domain::limit::{Dimension, Standing};
+use crate::domain::limit::Standing;
 use crate::domain::principal::{AuthMethod, Principal};
 use crate::domain::refusal::Refusal;
 use crate::domain::units::WallMicros;
 use crate::io::usage_query::{Filter, Line, UsageReader};
 use crate::logic::access::scopes::{self, MEMBER, Scope};
 use crate::runtime::Runtime;
+use crate::stages::accept::Facts;
 use crate::stages::debit;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -54,15 +55,11 @@ type Caller = (Option<String>, Option<String>, Option<String>);
 /// `InvalidParameter` for a wrong query, or one whose answer is too long; `InsufficientPermissions` where there is
 /// neither a key nor a user to count for; `Limited` as for any request; `Overloaded` while the caller has another
 /// question open; `DependencyUnavailable` where the usage database does not answer.
-pub async fn answer(
-    runtime: &Arc<Runtime>,
-    principal: &Principal,
-    path: &str,
-    query: Option<&str>,
-) -> Result<String, Refusal> {
-    if path == PATH {
+pub async fn answer(runtime: &Arc<Runtime>, principal: &Principal, facts: &Facts) -> Result<String, Refusal> {
+    let query = facts.query.as_deref();
+    if facts.path == PATH {
         Query::read(query, &[]).map_err(refusal)?;
-        return Ok(about(runtime, principal).to_string());
+        return Ok(about(runtime, principal, facts).to_string());
     }
     let query = Query::read(query, USAGE).map_err(refusal)?;
     let mut filter = own(principal)?;
@@ -70,7 +67,7 @@ pub async fn answer(
     (filter.from, filter.to) = (Some(from), to);
     let by: Vec<String> = query.text("by").map(|by| by.split(',').map(str::to_owned).collect()).unwrap_or_default();
     let asking = Asking::begin((filter.tenant.clone(), filter.key.clone(), filter.user.clone()))?;
-    debit::question(runtime, principal).await?;
+    debit::question(runtime, principal, facts).await?;
     let reader = UsageReader::new(&runtime.snapshot.usage.sqlite);
     let asked = TURNS.run(move || {
         // Open until it is answered, also when nobody waits for it any more.
@@ -135,7 +132,7 @@ fn own(principal: &Principal) -> Result<Filter, Refusal> {
     }
 }
 
-fn about(runtime: &Runtime, principal: &Principal) -> Value {
+fn about(runtime: &Runtime, principal: &Principal, facts: &Facts) -> Value {
     let profile = &principal.profile;
     let grant = scopes::grant(&runtime.snapshot.roles, profile.roles.as_deref());
     let anonymous = principal.method == AuthMethod::Anonymous;
@@ -146,7 +143,7 @@ fn about(runtime: &Runtime, principal: &Principal) -> Value {
     };
     let scopes: Vec<&str> = if anonymous { Vec::new() } else { grant.scopes.iter().map(Scope::name).collect() };
     let networks = profile.addresses.as_ref().map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>());
-    let limits: Vec<Value> = debit::standings(runtime, principal).iter().map(limit).collect();
+    let limits: Vec<Value> = debit::standings(runtime, principal, facts).iter().map(limit).collect();
     json!({
         "tenant_id": profile.tenant, "team_id": profile.team, "user_id": profile.user,
         "key_id": principal.key, "auth_method": principal.method.name(),
@@ -160,13 +157,8 @@ fn about(runtime: &Runtime, principal: &Principal) -> Value {
 
 /// How the most constrained limit of a dimension stands.
 fn limit(standing: &Standing) -> Value {
-    let dimension = match standing.dimension {
-        Dimension::Requests => "requests",
-        Dimension::Tokens => "tokens",
-        Dimension::Concurrency => "concurrency",
-    };
     json!({
-        "dimension": dimension, "limit": standing.limit, "remaining": standing.remaining,
+        "dimension": standing.dimension.name(), "limit": standing.limit, "remaining": standing.remaining,
         "reset_ms": standing.reset.millis(),
     })
 }

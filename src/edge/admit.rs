@@ -53,7 +53,7 @@ pub async fn admit(session: &mut Session, context: &mut Context, listener: &List
         Ok(Outcome::Document(caller, document)) => {
             settle::answered(&runtime, &facts, &caller, (document.status, document.text.len()));
             context.phase = Phase::Closed(Box::new(facts.clone()));
-            let standings = debit::standings(&runtime, &caller);
+            let standings = debit::standings(&runtime, &caller, &facts);
             let caller = respond::Caller { standings: &standings, deprecated_until: caller.deprecated_until };
             respond::document(session, &runtime, &facts, document, caller).await?;
             Ok(true)
@@ -61,7 +61,8 @@ pub async fn admit(session: &mut Session, context: &mut Context, listener: &List
         Err((principal, refusal)) => {
             context.refuse(principal.as_ref(), &refusal);
             if refusal != Refusal::ClientClosed {
-                let standings = principal.as_ref().map(|caller| debit::standings(&runtime, caller)).unwrap_or_default();
+                let standings = principal.as_ref().map(|caller| debit::standings(&runtime, caller, &facts));
+                let standings = standings.unwrap_or_default();
                 let deprecated_until = principal.and_then(|caller| caller.deprecated_until);
                 let caller = respond::Caller { standings: &standings, deprecated_until };
                 respond::refuse(session, &runtime, &facts, &refusal, caller).await?;
@@ -87,23 +88,22 @@ async fn run(
     let known = |refusal: Refusal| (Some(principal.clone()), refusal);
     check::head(runtime, &principal, facts).map_err(known)?;
     if matches!(facts.surface, Surface::Models | Surface::Me) {
-        permit(session, runtime, facts, &mut caller, None).map_err(known)?;
+        permit(runtime, facts, &mut caller, None).map_err(known)?;
         if caller.candidates.is_empty() {
             return Err(known(Refusal::RouteNotFound));
         }
         let text = if facts.surface == Surface::Me {
-            let query = session.req_header().uri.query().map(str::to_owned);
-            me::answer(runtime, &principal, &facts.path, query.as_deref()).await.map_err(known)?
+            me::answer(runtime, &principal, facts).await.map_err(known)?
         } else {
             check::models(runtime, &principal, &facts.path).map_err(known)?
         };
         return Ok(Outcome::Document(principal, Document { status: 200, content_type: "application/json", text }));
     }
     let claim = if facts.surface.is_llm() {
-        with_head(session, |head| check::head_rules(runtime, &caller, facts, head.host)).map_err(known)?;
+        check::head_rules(runtime, &caller, facts).map_err(known)?;
         llm_claim(session, runtime, facts, (&accepted, caller, listener, spent)).await
     } else {
-        http_claim(session, runtime, facts, (caller, spent))
+        http_claim(runtime, facts, (caller, spent))
     };
     match claim.map_err(known)? {
         Next::Claim(claim) => debit::debit(runtime, *claim).await.map(Outcome::Forward).map_err(known),
@@ -161,7 +161,7 @@ async fn llm_claim(
         });
     }
     check::model(runtime, &caller.principal, &call.model)?;
-    permit(session, runtime, facts, &mut caller, Some(&call))?;
+    permit(runtime, facts, &mut caller, Some(&call))?;
     let destination = understanding::route_call(runtime, &caller, facts.surface, &call.model, fastrand::u64(..))?;
     let spent = spent + (runtime.services.clock.mono() - started);
     Ok(next(destination, facts, caller, Some((call, buffered.share)), spent))
@@ -169,25 +169,23 @@ async fn llm_claim(
 
 /// Plain HTTP: no body is read, no model is asked for.
 fn http_claim(
-    session: &Session,
     runtime: &Arc<Runtime>,
     facts: &Facts,
     (mut caller, spent): (Caller, Micros),
 ) -> std::result::Result<Next, Refusal> {
-    permit(session, runtime, facts, &mut caller, None)?;
+    permit(runtime, facts, &mut caller, None)?;
     let destination = understanding::route_http(runtime, &caller, fastrand::u64(..))?;
     Ok(next(destination, facts, caller, None, spent))
 }
 
 /// What is conditional, once everything is known that conditions may look at: the rules, and the routes that remain.
 fn permit(
-    session: &Session,
     runtime: &Runtime,
     facts: &Facts,
     caller: &mut Caller,
     call: Option<&Call>,
 ) -> std::result::Result<(), Refusal> {
-    let variables = with_head(session, |head| check::conditions(runtime, caller, facts, head.host, call));
+    let variables = check::conditions(runtime, caller, facts, call);
     check::rules(runtime, &caller.principal, variables.as_ref())?;
     understanding::keep_matching(caller, variables.as_ref());
     Ok(())

@@ -7,6 +7,7 @@ use crate::config::snapshot::{Backend, Listener};
 use crate::domain::fault::Fault;
 use crate::domain::refusal::Refusal;
 use crate::exchange::{Exchange, Meter};
+use crate::logic::quota::headers::is_of_limits;
 use crate::runtime::Runtime;
 use crate::stages::settle::{self, Ending};
 use crate::stages::{dispatch, forward, meter};
@@ -268,7 +269,7 @@ fn decorate(response: &mut ResponseHeader, exchange: &Exchange) -> Result<()> {
     let limits: Vec<String> = response
         .headers
         .keys()
-        .filter(|name| name.as_str().starts_with("x-ratelimit-"))
+        .filter(|name| is_of_limits(name.as_str()))
         .map(|name| name.as_str().to_owned())
         .collect();
     for name in &limits {
@@ -280,7 +281,7 @@ fn decorate(response: &mut ResponseHeader, exchange: &Exchange) -> Result<()> {
         }
     }
     response.insert_header("x-request-id", exchange.facts.request_id.to_string())?;
-    for (name, value) in Caller::of(exchange).headers(&exchange.runtime) {
+    for (name, value) in Caller::of(exchange).headers(&exchange.runtime, exchange.facts.dialect) {
         response.insert_header(name, value)?;
     }
     if exchange.facts.timing {

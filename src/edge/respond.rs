@@ -2,6 +2,7 @@
 
 use crate::domain::limit::Standing;
 use crate::domain::refusal::Refusal;
+use crate::domain::surface::Dialect;
 use crate::domain::units::WallMicros;
 use crate::exchange::{Exchange, UpstreamError};
 use crate::logic::quota::headers::standing_headers;
@@ -38,9 +39,10 @@ impl<'a> Caller<'a> {
     }
 
     /// The headers of this caller's answers.
-    pub fn headers(self, runtime: &Runtime) -> impl Iterator<Item = (&'static str, String)> {
+    pub fn headers(self, runtime: &Runtime, dialect: Dialect) -> impl Iterator<Item = (&'static str, String)> {
         let shown = if runtime.snapshot.limits.headers { self.standings } else { &[] };
-        standing_headers(shown).into_iter().chain(self.deprecated_until.and_then(deprecation))
+        let limits = standing_headers(shown, dialect, runtime.services.clock.wall());
+        limits.into_iter().chain(self.deprecated_until.and_then(deprecation))
     }
 }
 
@@ -132,7 +134,7 @@ async fn send(
     for (name, value) in reply.headers {
         head.insert_header(name, value)?;
     }
-    for (name, value) in caller.headers(runtime) {
+    for (name, value) in caller.headers(runtime, facts.dialect) {
         head.insert_header(name, value)?;
     }
     head.insert_header("content-length", reply.body.len().to_string())?;

@@ -48,6 +48,8 @@ pub struct Facts {
     pub path: String,
     /// What follows `?`.
     pub query: Option<String>,
+    /// `Host` or `:authority`, without port and lower case.
+    pub host: Option<String>,
     /// The caller's address, seen through trusted proxies.
     pub client: IpAddr,
     /// The client's own `x-request-id`.
@@ -111,6 +113,7 @@ pub fn facts(head: &Head<'_>, runtime: &Runtime, listener: &Listener, id: Reques
         method: head.method.to_owned(),
         path: head.path.to_owned(),
         query: head.query.map(str::to_owned),
+        host: head.host.map(host_name),
         client,
         client_request_id: text(head.headers, "x-request-id"),
         trace_id: trace_id(head.headers),

@@ -71,24 +71,22 @@ fn granted<'r>(runtime: &'r Runtime, principal: &Principal) -> Grant<'r> {
     grant(&runtime.snapshot.roles, principal.profile.roles.as_deref())
 }
 
-/// What conditions may look at; `None` where nothing is conditional. `host` is as the client wrote it.
+/// What conditions may look at; `None` where nothing is conditional.
 #[must_use]
-pub fn conditions(
-    runtime: &Runtime,
-    caller: &Caller,
-    facts: &Facts,
-    host: Option<&str>,
-    call: Option<&Call>,
-) -> Option<Variables> {
+pub fn conditions(runtime: &Runtime, caller: &Caller, facts: &Facts, call: Option<&Call>) -> Option<Variables> {
     let unconditional = caller.candidates.iter().all(|route| route.when.is_none());
     if unconditional && runtime.snapshot.authorization.is_empty() {
         return None;
     }
-    let principal = &caller.principal;
-    let host = host.map(super::accept::host_name);
+    Some(variables(runtime, &caller.principal, facts, call))
+}
+
+/// What conditions may look at, of routes, rules and limits.
+#[must_use]
+pub fn variables(runtime: &Runtime, principal: &Principal, facts: &Facts, call: Option<&Call>) -> Variables {
     let asked = Asked {
         method: &facts.method,
-        host: host.as_deref(),
+        host: facts.host.as_deref(),
         path: &facts.path,
         address: facts.client.to_canonical(),
         model: call.map(|call| call.model.as_str()),
@@ -97,7 +95,7 @@ pub fn conditions(
     };
     let directory = runtime.services.directory.load();
     let (plan, scopes) = (narrowest_plan(&directory, principal), granted(runtime, principal).scopes);
-    Some(rule::variables(principal, scopes, plan, &asked, runtime.services.clock.wall()))
+    rule::variables(principal, scopes, plan, &asked, runtime.services.clock.wall())
 }
 
 /// The plan on the credential, else the user's, the team's, the tenant's.
@@ -128,12 +126,12 @@ pub fn rules(runtime: &Runtime, principal: &Principal, variables: Option<&Variab
 ///
 /// # Errors
 /// As [`rules`].
-pub fn head_rules(runtime: &Runtime, caller: &Caller, facts: &Facts, host: Option<&str>) -> Result<(), Refusal> {
+pub fn head_rules(runtime: &Runtime, caller: &Caller, facts: &Facts) -> Result<(), Refusal> {
     let early = || runtime.snapshot.authorization.iter().filter(|rule| !rule.reads_body());
     if early().next().is_none() || caller.principal.method == AuthMethod::Anonymous {
         return Ok(());
     }
-    let Some(variables) = conditions(runtime, caller, facts, host, None) else { return Err(Refusal::Internal) };
+    let Some(variables) = conditions(runtime, caller, facts, None) else { return Err(Refusal::Internal) };
     pass(rule::denied(early(), &variables))
 }
 

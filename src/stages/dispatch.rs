@@ -46,6 +46,7 @@ pub fn dispatch(exchange: &Exchange, chance: u64) -> Result<Chosen, Refusal> {
     state.prefix = (booking.matched_blocks, booking.total_blocks);
     state.backend = Some(backend);
     state.meter = Meter::Off;
+    state.sent = false;
     if exchange.call.is_none() {
         // A retry replays the body of plain HTTP, and it is counted as it passes.
         state.bytes_in = 0;
@@ -199,7 +200,7 @@ pub fn end_attempt(exchange: &Exchange, outcome: &str, fault: Option<Fault>) {
         state.failed.push((backend, fault));
     }
     let ending = match fault {
-        Some(Fault::Revoked | Fault::Shutdown) => Ending::Aborted,
+        Some(Fault::Revoked | Fault::Shutdown | Fault::BudgetExceeded) => Ending::Aborted,
         Some(_) => Ending::Failed,
         None if outcome == ABORTED => Ending::Aborted,
         None => ending_of(&state),

@@ -34,6 +34,7 @@ pub struct Outbound {
 /// The request for a model call to one backend.
 #[must_use]
 pub fn call(exchange: &Exchange, call: &Call, backend: &Backend, inbound: &HeaderMap) -> Outbound {
+    exchange.state().sent = true;
     let body = body(exchange, call);
     let mut headers = head(exchange, backend, inbound);
     headers.push((header::CONTENT_LENGTH, HeaderValue::from(body.len())));

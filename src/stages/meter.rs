@@ -2,14 +2,17 @@
 //! and terminal event noticed. It decides nothing about retries or the record.
 
 use crate::domain::fault::Fault;
+use crate::domain::limit::QuotaUse;
 use crate::domain::units::{Micros, Tokens};
 use crate::exchange::{Exchange, Meter, State};
+use crate::logic::usage::charge;
 use crate::logic::usage::json_meter::JsonMeter;
 use crate::logic::usage::stream_meter::{Step, StreamMeter};
 use crate::logic::wire::error_body::stream_error;
 use crate::logic::wire::stream_kind::StreamKind;
 use crate::logic::wire::timing::{self, Audience, Timing};
 use crate::ports::Progress;
+use crate::stages::debit::input_estimate;
 use crate::stages::{dispatch, forward};
 use bytes::{Bytes, BytesMut};
 
@@ -75,6 +78,32 @@ pub fn delivered(exchange: &Exchange, bytes: usize) {
     }
 }
 
+/// How often the limits are told what a running stream has used.
+pub const ACCOUNT_EVERY: Micros = Micros(5_000_000);
+
+/// Tells the limits what a running stream has used so far, at most each [`ACCOUNT_EVERY`] and only where something was
+/// used. A fault: a rule that ends streams is used up.
+pub fn account(exchange: &Exchange) -> Option<Fault> {
+    let mut state = exchange.state();
+    let last = state.last_token?;
+    if last - state.accounted < ACCOUNT_EVERY {
+        return None;
+    }
+    state.accounted = last;
+    let estimate = exchange.call.as_ref().map(input_estimate).unwrap_or_default();
+    let counts = charge::so_far(state.tally()?, estimate);
+    drop(state);
+    let used = QuotaUse {
+        input: counts.input_total.unwrap_or_default(),
+        output: counts.output_total.unwrap_or_default(),
+        cost: exchange.prices.map(|prices| prices.cost(&counts)).unwrap_or_default(),
+        complete: false,
+    };
+    let rule = exchange.reservation.progress(used, last)?;
+    exchange.state().overdrawn = Some(rule);
+    Some(Fault::BudgetExceeded)
+}
+
 fn progress(state: &State) -> Progress {
     let tally = state.tally();
     let plus_one = |count: Option<Tokens>| count.map_or(0, |tokens| tokens.0 + 1);
@@ -94,6 +123,7 @@ pub fn interruption(exchange: &Exchange, fault: Fault) -> Bytes {
     let kind = StreamKind::of(exchange.facts.surface).unwrap_or(StreamKind::Chat);
     let message = match fault {
         Fault::Shutdown => "The server is shutting down; send the request again.",
+        Fault::BudgetExceeded => "Your budget is used up; what was sent so far is incomplete.",
         Fault::Revoked => "The key of this request was revoked; what was sent so far is incomplete.",
         fault if fault.is_timeout() => "The model did not answer in time; send the request again.",
         _ => "The stream was interrupted upstream; what was sent so far is incomplete.",

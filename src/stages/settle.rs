@@ -2,15 +2,18 @@
 //! line. Every ending comes here, also those that Pingora's `logging` never sees.
 
 use super::accept::Facts;
+use super::debit::input_estimate;
 use super::dispatch;
 use crate::domain::fault::Fault;
-use crate::domain::limit::{Dimension, QuotaUse};
+use crate::domain::limit::Dimension;
 use crate::domain::principal::Principal;
 use crate::domain::record::{Status, UsageRecord};
 use crate::domain::refusal::Refusal;
 use crate::domain::surface::Dialect;
 use crate::domain::tokens::UsageSource;
 use crate::exchange::{Exchange, State};
+use crate::logic::money::billing;
+use crate::logic::usage::charge;
 use crate::logic::wire::error_body;
 use crate::ports::{AppendError, Ended, Ticket};
 use crate::runtime::Runtime;
@@ -49,14 +52,15 @@ pub fn settle(exchange: &Exchange, ending: &Ending) -> Option<Receipt> {
     }
     let ticket = state.ticket.take();
     let record = record(exchange, &state, ending, ticket.as_ref());
-    let first_token = state.first_token;
+    let (first_token, overdrawn) = (state.first_token, state.overdrawn.take());
     drop(state);
-    exchange.reservation.settle(quota_use(exchange, ending, &record), exchange.now());
+    exchange.reservation.settle(charge::charged(&record), exchange.now());
     let services = &exchange.runtime.services;
     services.observer.inflight(exchange.pool.id(), -1);
     let mut ended = ended(&exchange.runtime, &exchange.facts, record, reason(ending));
     ended.ttft = first_token.map(|(at, _)| at - exchange.facts.received);
     ended.admitted = ticket.is_some();
+    ended.rule = overdrawn;
     services.observer.ended(&ended);
     ticket.map(|ticket| services.usage.append(ticket, ended.record))
 }
@@ -89,23 +93,6 @@ fn clients_fault(refusal: &Refusal) -> bool {
     refusal.status() < 500
 }
 
-/// What the limits are charged: nothing where the caller got nothing and the fault was not theirs.
-fn quota_use(exchange: &Exchange, ending: &Ending, record: &UsageRecord) -> QuotaUse {
-    let refund = match ending {
-        Ending::FailedBefore(_) | Ending::PassedOn(_) => true,
-        Ending::Refused(refusal) => !clients_fault(refusal),
-        _ => false,
-    };
-    let used = match (record.input_total, record.output_total.or(record.delivered_output)) {
-        (None, None) => None,
-        (input, output) => {
-            let estimate = || exchange.call.as_ref().map(super::debit::input_estimate);
-            Some(input.or_else(estimate).unwrap_or_default() + output.unwrap_or_default())
-        }
-    };
-    QuotaUse { tokens: used, output: record.output_total, refund }
-}
-
 fn record(exchange: &Exchange, state: &State, ending: &Ending, ticket: Option<&Ticket>) -> UsageRecord {
     let services = &exchange.runtime.services;
     let facts = &exchange.facts;
@@ -135,8 +122,11 @@ fn record(exchange: &Exchange, state: &State, ending: &Ending, ticket: Option<&T
     record.bytes_in = state.bytes_in;
     record.bytes_out = state.bytes_out;
     record.attempts.clone_from(&state.attempts);
-    count(&mut record, state, ending);
+    count(&mut record, exchange, state, ending);
     conclude(&mut record, state, ending, facts.dialect);
+    if exchange.call.is_some() {
+        billing::price(&mut record, exchange.prices, &exchange.runtime.snapshot.prices.version);
+    }
     record
 }
 
@@ -153,25 +143,34 @@ fn identify(record: &mut UsageRecord, facts: &Facts, principal: &Principal) {
     record.auth_method = Some(principal.method.name().to_owned());
 }
 
-/// The counts of the last attempt. One that gave nothing counts nothing.
-fn count(record: &mut UsageRecord, state: &State, ending: &Ending) {
-    let Some(tally) = state.tally() else { return };
+/// The counts of the last attempt. One that gave nothing counts nothing: where the caller got no answer of it, neither
+/// limits nor bills know of any tokens.
+fn count(record: &mut UsageRecord, exchange: &Exchange, state: &State, ending: &Ending) {
+    let in_vain = matches!(ending, Ending::FailedBefore(_) | Ending::PassedOn(_) | Ending::Refused(_));
     let clean = *ending == Ending::Completed;
-    let (counts, source) = tally.settled(clean);
-    // A caller who leaves before the first output is charged the input that the upstream has named by then.
-    if state.first_token.is_some() || clean || *ending == Ending::ClientGone {
-        record.set_counts(counts, source);
-        record.delivered_output = Some(tally.delivered);
-        let said = source == UsageSource::UpstreamFinal || record.output_total.is_some();
-        if !said && state.first_token.is_some() {
-            record.output_total = Some(tally.delivered);
+    if let Some(tally) = state.tally() {
+        let (counts, source) = tally.settled(clean);
+        // A caller who leaves before the first output is charged the input that the upstream has named by then.
+        let began = state.first_token.is_some() || clean || *ending == Ending::ClientGone;
+        if began && !in_vain {
+            record.set_counts(counts, source);
+            record.delivered_output = Some(tally.delivered);
+            let said = source == UsageSource::UpstreamFinal || record.output_total.is_some();
+            if !said && state.first_token.is_some() {
+                record.output_total = Some(tally.delivered);
+            }
         }
+        record.sse_events = tally.sse_events;
+        record.terminal_event_seen = tally.terminal_seen;
+        record.finish_reason.clone_from(&tally.finish_reason);
+        record.model_reported.clone_from(&tally.model_reported);
+        record.raw_usage.clone_from(&tally.raw_usage);
     }
-    record.sse_events = tally.sse_events;
-    record.terminal_event_seen = tally.terminal_seen;
-    record.finish_reason.clone_from(&tally.finish_reason);
-    record.model_reported.clone_from(&tally.model_reported);
-    record.raw_usage.clone_from(&tally.raw_usage);
+    let worked = state.sent || state.tally().is_some();
+    let owed = clean || *ending == Ending::ClientGone || record.output_total.is_some();
+    if let Some(call) = exchange.call.as_ref().filter(|_| worked && owed && !in_vain) {
+        charge::stand_in(record, input_estimate(call));
+    }
 }
 
 /// How it ended.
@@ -209,7 +208,7 @@ fn conclude(record: &mut UsageRecord, state: &State, ending: &Ending, dialect: D
 fn failed(fault: Fault, by_upstream: Status) -> Status {
     match fault {
         fault if fault.is_timeout() => Status::Timeout,
-        Fault::Revoked => Status::Rejected,
+        Fault::Revoked | Fault::BudgetExceeded => Status::Rejected,
         _ => by_upstream,
     }
 }
@@ -258,9 +257,11 @@ pub fn refused(runtime: &Runtime, facts: &Facts, principal: Option<&Principal>, 
     record.http_status = Some(error_body::status_in(facts.dialect, refusal.status()));
     record.error_code = Some(refusal.code().to_owned());
     let mut ended = ended(runtime, facts, record, Some(refusal_reason(refusal)));
-    if let Refusal::InsufficientPermissions { rule } = refusal {
-        ended.rule = Some(Arc::clone(rule));
-    }
+    ended.rule = match refusal {
+        Refusal::InsufficientPermissions { rule } => Some(Arc::clone(rule)),
+        Refusal::Limited(denial) => Some(Arc::clone(&denial.rule)),
+        _ => None,
+    };
     services.observer.ended(&ended);
     if let (Some(principal), true) = (principal, runtime.snapshot.usage.record_rejected) {
         record_rejection(runtime, facts, principal, ended.record);
@@ -298,7 +299,8 @@ fn refusal_reason(refusal: &Refusal) -> &'static str {
         Refusal::RouteNotFound => "no_route",
         Refusal::Limited(denial) => match denial.dimension {
             Dimension::Requests => "rate_requests",
-            Dimension::Tokens => "rate_tokens",
+            Dimension::Tokens | Dimension::InputTokens | Dimension::OutputTokens => "rate_tokens",
+            Dimension::Spend => "budget",
             Dimension::Concurrency => "concurrency",
         },
         Refusal::TokensExceedLimit { .. } => "rate_tokens",
@@ -325,5 +327,6 @@ fn fault_reason(fault: Fault) -> &'static str {
         Fault::Status(_) | Fault::Auth(_) | Fault::ErrorEvent => "upstream_5xx",
         Fault::Shutdown => "shutdown",
         Fault::Revoked => "auth_invalid",
+        Fault::BudgetExceeded => "budget",
     }
 }

@@ -3,4 +3,5 @@
 mod authenticate;
 mod check;
 mod forward;
+mod limits;
 mod office;

@@ -95,6 +95,14 @@ pub fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
 }
 
+/// Two such ports; one after the other could be the same one.
+fn free_pair() -> (SocketAddr, SocketAddr) {
+    let listen = || TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let (one, other) = (listen(), listen());
+    let address = |listener: &TcpListener| listener.local_addr().expect("its address");
+    (address(&one), address(&other))
+}
+
 /// A running proxy.
 pub struct Proxy {
     pub address: SocketAddr,
@@ -121,7 +129,7 @@ impl Proxy {
 
     fn try_start(setup: &Setup<'_>) -> Result<Self, String> {
         let folder = tempfile::tempdir().expect("a folder");
-        let (address, admin) = (free_port(), free_port());
+        let (address, admin) = free_pair();
         let state = folder.path().join("state");
         let yaml = setup.yaml(address, admin, &state.to_string_lossy());
         std::fs::write(folder.path().join("weir.yaml"), yaml).expect("the configuration");

@@ -23,10 +23,13 @@ pub struct Row {
     pub tenant: String,
     pub user: Option<String>,
     pub auth_method: String,
+    pub billable: Option<i64>,
+    pub price_version: Option<String>,
 }
 
 const QUERY: &str = "SELECT request_id, status, surface, http_status, error_code, input_total, output_total,
-    delivered_output, usage_source, bytes_in, bytes_out, attempts, tenant_id, user_id, auth_method FROM usage_records";
+    delivered_output, usage_source, bytes_in, bytes_out, attempts, tenant_id, user_id, auth_method,
+    billable_cost_nano_usd, price_version FROM usage_records";
 
 /// Runs the writer until the table holds `count` rows, lets it finish, and returns every row by request id. Panics if
 /// that many do not come within the deadline, or more are there in the end.
@@ -76,5 +79,7 @@ fn parse(row: &SqlRow<'_>) -> rusqlite::Result<Row> {
         tenant: row.get(12)?,
         user: row.get(13)?,
         auth_method: row.get(14)?,
+        billable: row.get(15)?,
+        price_version: row.get(16)?,
     })
 }

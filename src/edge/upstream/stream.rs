@@ -154,6 +154,10 @@ impl Upstream {
             return None;
         }
         meter::delivered(exchange, step.out.len());
+        if let Some(fault) = meter::account(exchange) {
+            let last = self.interrupt(exchange, fault).await;
+            self.ready.push_back(last);
+        }
         Some(step.out)
     }
 

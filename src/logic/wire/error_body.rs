@@ -41,9 +41,6 @@ pub fn render(refusal: &Refusal, dialect: Dialect, request_id: &str) -> ErrorRep
     }
     if let Refusal::Limited(denial) = refusal {
         headers.extend(denial_headers(denial));
-        if denial.retry_after.is_none() {
-            headers.push(("x-should-retry", "false".to_owned()));
-        }
     } else if let Some(wait) = refusal.retry_after() {
         headers.extend(retry_headers(wait));
     }
@@ -85,7 +82,8 @@ pub fn status_in(dialect: Dialect, status: u16) -> u16 {
 
 fn openai_type(refusal: &Refusal) -> &'static str {
     match refusal {
-        Refusal::Limited(denial) if denial.dimension == Dimension::Tokens => "tokens",
+        Refusal::Limited(denial) if denial.dimension.is_tokens() => "tokens",
+        Refusal::Limited(denial) if denial.dimension == Dimension::Spend => "insufficient_quota",
         Refusal::Limited(_) => "requests",
         // 501 and 505 too: the head is the client's.
         Refusal::MalformedRequest { .. } => "invalid_request_error",
@@ -156,20 +154,26 @@ fn message(refusal: &Refusal) -> String {
 fn limited(denial: &crate::domain::limit::Denial) -> String {
     let what = match denial.dimension {
         Dimension::Requests => "Request rate limit",
-        Dimension::Tokens => "Token rate limit",
+        Dimension::Tokens | Dimension::InputTokens | Dimension::OutputTokens => "Token rate limit",
+        Dimension::Spend => "Budget",
         Dimension::Concurrency => "Limit of concurrent requests",
     };
     let remedy = match denial.retry_after {
         Some(wait) => format!("Try again in {} s.", wait.0.div_ceil(1_000_000).max(1)),
         None => "Waiting does not help: ask your administrator for a larger limit.".to_owned(),
     };
-    format!("{what} `{}` of this {} is reached. {remedy}", denial.rule, denial.scope)
+    let whose = match denial.scope {
+        "global" => "of all callers together".to_owned(),
+        scope => format!("of this {scope}"),
+    };
+    format!("{what} `{}` {whose} is reached. {remedy}", denial.rule)
 }
 
 /// The last event of a stream that failed after its output began. No `[DONE]` follows it.
 #[must_use]
 pub fn stream_error(kind: StreamKind, code: &str, message: &str, request_id: &str) -> Bytes {
-    let error = OpenAiError { message, kind: "server_error", param: None, code };
+    let spent = code == "insufficient_quota";
+    let error = OpenAiError { message, kind: if spent { code } else { "server_error" }, param: None, code };
     let event = match kind {
         StreamKind::Chat | StreamKind::Completions => format!("data: {}\n\n", json!({ "error": error.object() })),
         StreamKind::Responses => {
@@ -180,7 +184,11 @@ pub fn stream_error(kind: StreamKind, code: &str, message: &str, request_id: &st
             format!("event: response.failed\ndata: {failed}\n\n")
         }
         StreamKind::Anthropic => {
-            let kind = if code == "upstream_timeout" { "timeout_error" } else { "api_error" };
+            let kind = match code {
+                "upstream_timeout" => "timeout_error",
+                "insufficient_quota" => "rate_limit_error",
+                _ => "api_error",
+            };
             format!("event: error\ndata: {}\n\n", anthropic(kind, message, request_id))
         }
     };
@@ -250,7 +258,14 @@ mod tests {
     }
 
     fn denial(dimension: Dimension, retry_after: Option<Micros>) -> Refusal {
-        Refusal::Limited(Denial { dimension, rule: "p.x".into(), scope: "key", retry_after, standings: vec![] })
+        Refusal::Limited(Denial {
+            dimension,
+            rule: "p.x".into(),
+            scope: "key",
+            retry_after,
+            standings: vec![],
+            figures: vec![],
+        })
     }
 
     #[test]
@@ -273,21 +288,6 @@ mod tests {
                 "request_too_large",
                 (413, "request_too_large"),
             ),
-            (
-                denial(Dimension::Requests, Some(wait)),
-                429,
-                "requests",
-                "rate_limit_exceeded",
-                (429, "rate_limit_error"),
-            ),
-            (denial(Dimension::Tokens, Some(wait)), 429, "tokens", "rate_limit_exceeded", (429, "rate_limit_error")),
-            (
-                denial(Dimension::Concurrency, Some(wait)),
-                429,
-                "requests",
-                "concurrency_limit_exceeded",
-                (429, "rate_limit_error"),
-            ),
             (Refusal::Overloaded { retry_after: wait }, 503, "server_error", "overloaded", (529, "overloaded_error")),
             (Refusal::UpstreamError, 502, "server_error", "upstream_error", (502, "api_error")),
             (Refusal::UpstreamTimeout, 504, "server_error", "upstream_timeout", (504, "timeout_error")),
@@ -307,6 +307,32 @@ mod tests {
             assert_eq!((reply.status, value["error"]["type"].as_str()), (claude.0, Some(claude.1)), "{refusal:?}");
             assert_eq!(value["request_id"], "r", "{refusal:?}");
             assert!(is_valid_error(Dialect::Anthropic, &reply.body), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn each_kind_of_limit_has_its_type_and_code() {
+        for (dimension, kind, code) in [
+            (Dimension::Requests, "requests", "rate_limit_exceeded"),
+            (Dimension::Tokens, "tokens", "rate_limit_exceeded"),
+            (Dimension::InputTokens, "tokens", "rate_limit_exceeded"),
+            (Dimension::OutputTokens, "tokens", "rate_limit_exceeded"),
+            (Dimension::Concurrency, "requests", "concurrency_limit_exceeded"),
+            (Dimension::Spend, "insufficient_quota", "insufficient_quota"),
+        ] {
+            let refusal = denial(dimension, Some(Micros(1_200_000)));
+            let reply = render(&refusal, Dialect::OpenAi, "r");
+            let error = &body(&reply)["error"];
+            assert_eq!(
+                (reply.status, &error["type"], &error["code"]),
+                (429, &kind.into(), &code.into()),
+                "{dimension:?}"
+            );
+            assert!(is_valid_error(Dialect::OpenAi, &reply.body), "{dimension:?}");
+            let reply = render(&refusal, Dialect::Anthropic, "r");
+            let told = (reply.status, body(&reply)["error"]["type"].clone());
+            assert_eq!(told, (429, "rate_limit_error".into()), "{dimension:?}");
+            assert!(is_valid_error(Dialect::Anthropic, &reply.body), "{dimension:?}");
         }
     }
 
@@ -342,6 +368,20 @@ mod tests {
             let event = std::str::from_utf8(&event).unwrap();
             assert!(event.starts_with(start) && event.ends_with("}\n\n"), "{event}");
             assert_eq!(event.matches('\n').count(), start.matches('\n').count() + 2, "one event: {event}");
+        }
+    }
+
+    #[test]
+    fn a_stream_that_a_budget_ends_says_so_in_its_dialect() {
+        for (kind, words) in [
+            (StreamKind::Chat, "\"type\":\"insufficient_quota\""),
+            (StreamKind::Chat, "\"code\":\"insufficient_quota\""),
+            (StreamKind::Responses, "\"code\":\"insufficient_quota\""),
+            (StreamKind::Anthropic, "\"type\":\"rate_limit_error\""),
+        ] {
+            let event = stream_error(kind, "insufficient_quota", "spent", "r");
+            let event = std::str::from_utf8(&event).unwrap();
+            assert!(event.contains(words), "{words} in {event}");
         }
     }
 

@@ -12,6 +12,7 @@ use crate::logic::access::expression::Expression;
 use crate::logic::access::rule::{Effect, NAMES, Rule};
 use crate::logic::access::scopes::{Reach, Role, Scope, Scopes};
 use crate::ports::Rejection;
+use crate::stages::accept::{self, Facts};
 use crate::stages::authenticate::Caller;
 use crate::stages::{body, check};
 use bytes::Bytes;
@@ -139,9 +140,10 @@ fn call(model: &str) -> Call {
 
 /// Which rule denies a caller who asks for a model.
 fn ruled(office: &Office, principal: &Principal, model: &str) -> Option<String> {
-    let (facts, accepted) = office.accept("POST", "/v1/chat/completions", &headers(&[]));
+    let (mut facts, accepted) = office.accept("POST", "/v1/chat/completions", &headers(&[]));
+    facts.host = Some(accept::host_name("API:1"));
     let caller = Caller { principal: principal.clone(), candidates: accepted.candidates };
-    let variables = check::conditions(&office.runtime, &caller, &facts, Some("API:1"), Some(&call(model)));
+    let variables = check::conditions(&office.runtime, &caller, &facts, Some(&call(model)));
     denied(check::rules(&office.runtime, principal, variables.as_ref()))
 }
 
@@ -151,9 +153,10 @@ fn rules_that_need_no_body_are_applied_before_it() {
     snapshot.authorization = vec![rule("late", "request.model == null"), rule("early", "request.host == 'api'")];
     let office = office_of(snapshot, Directory::default());
     let (facts, accepted) = office.accept("POST", "/v1/chat/completions", &headers(&[]));
-    let early = |principal: Principal, host| {
+    let early = |principal: Principal, host: &str| {
         let caller = Caller { principal, candidates: accepted.candidates.clone() };
-        denied(check::head_rules(&office.runtime, &caller, &facts, Some(host)))
+        let facts = Facts { host: Some(host.to_owned()), ..facts.clone() };
+        denied(check::head_rules(&office.runtime, &caller, &facts))
     };
     assert_eq!(early(with(default()), "api").as_deref(), Some("early"), "known from the head");
     assert_eq!(early(with(default()), "other"), None, "what needs the body waits for it");
@@ -201,7 +204,7 @@ fn a_route_whose_condition_does_not_hold_is_no_route() {
         let (facts, accepted) = office.accept("GET", "/x", &headers(&[]));
         let principal = caller("acme", AuthMethod::ApiKey);
         let mut caller = Caller { principal, candidates: accepted.candidates };
-        let variables = check::conditions(&office.runtime, &caller, &facts, None, None);
+        let variables = check::conditions(&office.runtime, &caller, &facts, None);
         body::keep_matching(&mut caller, variables.as_ref());
         assert_eq!(caller.candidates.len(), kept, "{when}");
         body::keep_matching(&mut caller, None);
@@ -214,5 +217,5 @@ fn without_conditions_nothing_is_made_for_them() {
     let office = office();
     let (facts, accepted) = office.accept("GET", "/x", &headers(&[]));
     let caller = Caller { principal: with(default()), candidates: accepted.candidates };
-    assert_eq!(check::conditions(&office.runtime, &caller, &facts, None, None), None, "no cost where none is set");
+    assert_eq!(check::conditions(&office.runtime, &caller, &facts, None), None, "no cost where none is set");
 }

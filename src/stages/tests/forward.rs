@@ -8,6 +8,7 @@ use crate::domain::fault::Fault;
 use crate::domain::ids::KeyId;
 use crate::domain::principal::{AuthMethod, Principal, Profile};
 use crate::domain::record::Status;
+use crate::domain::refusal::Refusal;
 use crate::domain::surface::Surface;
 use crate::domain::units::Micros;
 use crate::exchange::{Claim, Exchange};
@@ -43,7 +44,12 @@ fn ann() -> Principal {
 }
 
 /// An admitted request: a model call on LLM paths, plain HTTP elsewhere.
-async fn admitted(office: &Office, target: &str, principal: Principal) -> Arc<Exchange> {
+pub async fn admitted(office: &Office, target: &str, principal: Principal) -> Arc<Exchange> {
+    tried(office, target, principal).await.unwrap_or_else(|refusal| panic!("{refusal:?}"))
+}
+
+/// The same, where it may be refused.
+pub async fn tried(office: &Office, target: &str, principal: Principal) -> Result<Arc<Exchange>, Refusal> {
     let (facts, accepted) = office.accept("POST", target, &headers(&[]));
     let text = Bytes::from_static(br#"{"model":"m","messages":[]}"#);
     let call = facts.surface.is_llm().then(|| body::understand(Surface::OpenAiChat, text).expect("a call"));
@@ -56,7 +62,7 @@ async fn admitted(office: &Office, target: &str, principal: Principal) -> Arc<Ex
         share: None,
         spent: Micros(0),
     };
-    debit::debit(&office.runtime, claim).await.unwrap_or_else(|refusal| panic!("{refusal:?}"))
+    debit::debit(&office.runtime, claim).await
 }
 
 /// What goes upstream of some headers: the target, and all fields by name.

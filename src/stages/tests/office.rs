@@ -4,14 +4,15 @@ use crate::config::snapshot::{
     Authenticator, ClaimMapping, ClientCertAuth, ExtAuthzAuth, JwtAlgorithm, JwtAuth, JwtKeys, Secret, Snapshot,
 };
 use crate::domain::ids::{BackendId, PoolId, RequestId};
+use crate::domain::limit::{QuotaUse, Standing};
 use crate::domain::principal::{AuthMethod, Principal, Profile};
 use crate::domain::record::UsageRecord;
 use crate::domain::units::{Micros, WallMicros};
-use crate::io::quota::ProcessQuota;
 use crate::logic::access::directory::{Directory, Tenant};
+use crate::logic::quota::plan::QuotaAsk;
 use crate::ports::{
-    AdmitError, AppendError, AuthRequest, Authenticate, Birth, Clock, Ended, Observer, Progress, Rejection, Ticket,
-    UsageLog, Verdict,
+    AdmitError, AppendError, AuthRequest, Authenticate, Birth, Clock, Ended, Observer, Progress, QuotaStore, Rejection,
+    Reservation, ReserveError, Ticket, UsageLog, Verdict,
 };
 use crate::runtime::{Abort, BODIES_AT_ONCE, Budget, LivePool, Runtime, Services};
 use crate::stages::accept::{self, Accepted, Facts, Head};
@@ -23,21 +24,76 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 /// 2026-11-20T12:00:00Z
 pub const NOON: WallMicros = WallMicros(1_795_176_000_000_000);
 
-pub struct Still;
+/// Stands still at noon; the hands of the other clock are a test's to move.
+#[derive(Default)]
+pub struct Still(pub AtomicU64);
 
 impl Clock for Still {
     fn wall(&self) -> WallMicros {
         NOON
     }
     fn mono(&self) -> Micros {
-        Micros(0)
+        Micros(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// Limits that admit everything unless told otherwise, and remember what they were asked and told.
+#[derive(Default)]
+pub struct Till {
+    pub asks: Mutex<Vec<QuotaAsk>>,
+    /// What the next requests are refused with.
+    pub refuses: Mutex<Option<ReserveError>>,
+    pub told: Arc<Told>,
+}
+
+/// What reservations were told.
+#[derive(Default)]
+pub struct Told {
+    pub progress: Mutex<Vec<QuotaUse>>,
+    pub settled: Mutex<Vec<QuotaUse>>,
+    /// How many were taken back.
+    pub cancelled: AtomicUsize,
+    /// The rule that ends running streams.
+    pub spent: Mutex<Option<Arc<str>>>,
+}
+
+struct Slip(Arc<Told>);
+
+impl Reservation for Slip {
+    fn standings(&self) -> &[Standing] {
+        &[]
+    }
+    fn progress(&self, used: QuotaUse, _now: Micros) -> Option<Arc<str>> {
+        self.0.progress.lock().push(used);
+        self.0.spent.lock().clone()
+    }
+    fn settle(&self, used: QuotaUse, _now: Micros) {
+        self.0.settled.lock().push(used);
+    }
+    fn cancel(&self, _now: Micros) {
+        self.0.cancelled.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl QuotaStore for Till {
+    async fn reserve(&self, ask: QuotaAsk, _: Micros, _: WallMicros) -> Result<Box<dyn Reservation>, ReserveError> {
+        self.asks.lock().push(ask);
+        match self.refuses.lock().clone() {
+            Some(error) => Err(error),
+            None => Ok(Box::new(Slip(Arc::clone(&self.told)))),
+        }
+    }
+    fn standings(&self, ask: &QuotaAsk, _: Micros, _: WallMicros) -> Vec<Standing> {
+        self.asks.lock().push(ask.clone());
+        Vec::new()
     }
 }
 
@@ -109,11 +165,13 @@ impl Observer for Ears {
 #[derive(Default)]
 pub struct Ledger {
     pub records: Mutex<Vec<UsageRecord>>,
+    /// What further requests are refused with.
+    pub refuses: Mutex<Option<AdmitError>>,
 }
 
 impl UsageLog for Ledger {
     fn admit(&self, _birth: &Birth) -> Result<Ticket, AdmitError> {
-        Ok(Ticket { slot: 0, seq: 1 })
+        self.refuses.lock().map_or(Ok(Ticket { slot: 0, seq: 1 }), Err)
     }
     fn dispatched(&self, _ticket: &Ticket, _pool: &PoolId, _backend: &BackendId) {}
     fn progress(&self, _ticket: &Ticket, _progress: &Progress) {}
@@ -131,6 +189,7 @@ pub struct Office {
     pub runtime: Arc<Runtime>,
     pub ears: Arc<Ears>,
     pub ledger: Arc<Ledger>,
+    pub clock: Arc<Still>,
     _abort: watch::Sender<Abort>,
 }
 
@@ -204,8 +263,18 @@ impl Office {
     }
 
     pub fn with_directory(snapshot: Snapshot, doors: Vec<(&str, Arc<Doorman>)>, directory: Directory) -> Self {
+        Self::with_till(snapshot, doors, directory, Arc::default())
+    }
+
+    /// Opens with limits that say what a test wants.
+    pub fn with_till(
+        snapshot: Snapshot,
+        doors: Vec<(&str, Arc<Doorman>)>,
+        directory: Directory,
+        quota: Arc<Till>,
+    ) -> Self {
         let (ears, ledger) = (Arc::new(Ears::default()), Arc::new(Ledger::default()));
-        let shadowed = prometheus::IntCounter::new("shadowed", "x").expect("a name");
+        let clock = Arc::new(Still::default());
         let auth: BTreeMap<String, Arc<dyn Authenticate>> =
             doors.into_iter().map(|(name, door)| (name.to_owned(), door as Arc<dyn Authenticate>)).collect();
         let (abort, aborted) = watch::channel(Abort::default());
@@ -214,10 +283,12 @@ impl Office {
             services: Services {
                 auth,
                 directory: Arc::new(ArcSwap::from_pointee(directory)),
-                quota: Arc::new(ProcessQuota::new(Duration::from_secs(60), shadowed)),
+                quota,
                 usage: ledger.clone(),
                 observer: ears.clone(),
-                clock: Arc::new(Still),
+                denials: Arc::default(),
+                complaints: Arc::default(),
+                clock: clock.clone(),
                 salt_key: Secret(Arc::new(zeroize::Zeroizing::new(vec![1; 32]))),
             },
             bodies: Budget::new(BODIES_AT_ONCE),
@@ -225,7 +296,7 @@ impl Office {
             abort: aborted,
             snapshot: Arc::new(snapshot),
         });
-        Self { runtime, ears, ledger, _abort: abort }
+        Self { runtime, ears, ledger, clock, _abort: abort }
     }
 
     /// A request's head as stage 1 sees it.
