@@ -12,6 +12,7 @@ pub mod cursor;
 pub mod dispatch;
 pub mod form;
 pub mod keys;
+pub mod limits;
 pub mod me;
 pub mod members;
 pub mod openapi;

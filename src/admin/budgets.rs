@@ -1,14 +1,17 @@
-//! Budgets over HTTP: stored and shown; this version does not enforce them, and says so. Decides who writes which: a
-//! tenant's own budget is its operator's, those below are its administrator's.
+//! Budgets over HTTP. Decides who writes which: a tenant's own budget is its operator's, those below are its
+//! administrator's. What a budget refuses is `logic::quota`'s.
 
 use super::call::{Answer, Call};
 use super::changes::{change, page, readable, tenant_exists};
-use super::form::{LABEL, NAME, written};
+use super::form::{KEY_ID, LABEL, NAME, written};
+use super::pattern;
 use super::problem::Problem;
 use super::tenants::Deleted;
+use crate::domain::ids::KeyId;
 use crate::domain::units::NanoUsd;
 use crate::io::store::Store;
-use crate::io::store::rows::{BudgetLevel, BudgetPeriod, BudgetSpec, StoredBudget};
+use crate::io::store::read::Reader;
+use crate::io::store::rows::{BudgetLevel, BudgetPeriod, BudgetSpec, OnExceed, StoredBudget};
 use crate::logic::access::scopes::Reach;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -41,7 +44,19 @@ pub enum Period {
     Prepaid,
 }
 
-/// A budget. This version stores and shows it; it refuses nothing by it.
+/// What happens when it is spent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "BudgetOnExceed")]
+pub enum Exceed {
+    /// Its callers are refused: 429 `insufficient_quota`.
+    #[default]
+    Reject,
+    /// Nobody is refused; alerts are sent all the same.
+    Warn,
+}
+
+/// A budget: money that may be spent over a period. Callers are refused when it is spent.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Budget")]
 pub struct BudgetView {
@@ -57,7 +72,15 @@ pub struct BudgetView {
     amount_nano_usd: i64,
     /// Over what.
     period: Period,
-    /// False: a later version will refuse what is over it.
+    /// What happens when it is spent.
+    on_exceed: Exceed,
+    /// Shares of it, in percent, at which an alert is sent; one at 100 is always sent.
+    alert_at: Vec<u8>,
+    /// Each request reserves what it costs at most, not what it will probably cost.
+    strict: bool,
+    /// Running streams are ended when it is spent.
+    stop_streams: bool,
+    /// True: proxies count by it within a second.
     enforced: bool,
     /// When it was made.
     #[schemars(extend("format" = "date-time"))]
@@ -87,11 +110,24 @@ pub struct BudgetBody {
     #[serde(default)]
     #[schemars(regex(pattern = LABEL))]
     subject: Option<String>,
-    /// How much, in 10^-9 US dollars.
-    #[schemars(range(min = 0))]
+    /// How much, in 10^-9 US dollars; at most 9 million dollars.
+    #[schemars(range(min = 0, max = 9_000_000_000_000_000_i64))]
     amount_nano_usd: i64,
     /// Over what.
     period: Period,
+    /// What happens when it is spent.
+    #[serde(default)]
+    on_exceed: Exceed,
+    /// Shares of it, in percent, at which an alert is sent; one at 100 is always sent.
+    #[serde(default)]
+    #[schemars(length(max = 16), inner(range(min = 1, max = 100)))]
+    alert_at: Vec<u8>,
+    /// Each request reserves what it costs at most, not what it will probably cost.
+    #[serde(default)]
+    strict: bool,
+    /// Running streams are ended when it is spent; not with `"on_exceed": "warn"`.
+    #[serde(default)]
+    stop_streams: bool,
 }
 
 /// `GET /budgets`
@@ -112,7 +148,7 @@ pub fn get(call: &Call, store: &mut Store) -> Result<Answer, Problem> {
 /// `PUT /budgets/{budget}`
 pub fn put(call: &Call, store: &mut Store) -> Result<Answer, Problem> {
     let body: BudgetBody = call.body()?;
-    let tenant = body.tenant_id.unwrap_or_else(|| call.tenant().as_str().to_owned());
+    let tenant = body.tenant_id.clone().unwrap_or_else(|| call.tenant().as_str().to_owned());
     let absent = || Problem::member("/tenant_id", "There is no tenant of this name.");
     call.within(&tenant, "tenant").map_err(|_| absent())?;
     if (body.level == Level::Tenant) != body.subject.is_none() {
@@ -120,22 +156,43 @@ pub fn put(call: &Call, store: &mut Store) -> Result<Answer, Problem> {
         return Err(Problem::member("/subject", what));
     }
     may_write(call, body.level)?;
-    let spec = BudgetSpec {
-        tenant,
-        level: body.level.into(),
-        subject: body.subject,
-        amount: NanoUsd(body.amount_nano_usd),
-        period: body.period.into(),
-    };
+    let spec = spec(tenant, body);
     let id = call.part("budget");
     let made = change(call, store, |change| {
         tenant_exists(call, &mut change.read(), &spec.tenant, absent())?;
         if let Some(before) = change.read().budget(id)?.filter(|before| before.spec.tenant == spec.tenant) {
             may_write(call, before.spec.level.into())?;
         }
+        key_exists(&mut change.read(), &spec)?;
         Ok(change.put_budget(id, &spec)?)
     })?;
     Answer::of(200, &view(made))
+}
+
+fn spec(tenant: String, mut body: BudgetBody) -> BudgetSpec {
+    body.alert_at.sort_unstable();
+    body.alert_at.dedup();
+    BudgetSpec {
+        tenant,
+        level: body.level.into(),
+        subject: body.subject,
+        amount: NanoUsd(body.amount_nano_usd),
+        period: body.period.into(),
+        on_exceed: body.on_exceed.into(),
+        alert_at: body.alert_at,
+        strict: body.strict,
+        stop_streams: body.stop_streams,
+    }
+}
+
+/// Teams and users may be named before they come; a key's id is drawn when it is made, so another one is a mistake.
+fn key_exists(reader: &mut Reader<'_>, spec: &BudgetSpec) -> Result<(), Problem> {
+    let Some(id) = spec.subject.as_deref().filter(|_| spec.level == BudgetLevel::Key) else { return Ok(()) };
+    let found = if pattern::fits(KEY_ID, id) { reader.key(&KeyId::new(id))? } else { None };
+    if found.is_some_and(|key| key.tenant == spec.tenant) {
+        return Ok(());
+    }
+    Err(Problem::member("/subject", "The tenant has no key of this id."))
 }
 
 /// `DELETE /budgets/{budget}`
@@ -166,7 +223,11 @@ fn view(row: StoredBudget) -> BudgetView {
         subject: row.spec.subject,
         amount_nano_usd: row.spec.amount.0,
         period: row.spec.period.into(),
-        enforced: false,
+        on_exceed: row.spec.on_exceed.into(),
+        alert_at: row.spec.alert_at,
+        strict: row.spec.strict,
+        stop_streams: row.spec.stop_streams,
+        enforced: true,
         created_at: written(row.created_at),
     }
 }
@@ -209,6 +270,24 @@ impl From<BudgetPeriod> for Period {
             BudgetPeriod::Day => Self::Day,
             BudgetPeriod::Month => Self::Month,
             BudgetPeriod::Prepaid => Self::Prepaid,
+        }
+    }
+}
+
+impl From<Exceed> for OnExceed {
+    fn from(exceed: Exceed) -> Self {
+        match exceed {
+            Exceed::Reject => Self::Reject,
+            Exceed::Warn => Self::Warn,
+        }
+    }
+}
+
+impl From<OnExceed> for Exceed {
+    fn from(exceed: OnExceed) -> Self {
+        match exceed {
+            OnExceed::Reject => Self::Reject,
+            OnExceed::Warn => Self::Warn,
         }
     }
 }

@@ -28,8 +28,11 @@ pub const CURSOR: &str = "^[A-Za-z0-9_-]{1,4096}$";
 pub const IDEMPOTENCY_KEY: &str = "^[!-~]{1,255}$";
 /// An IANA name of a time zone.
 pub const ZONE: &str = "^[A-Za-z0-9_+/-]{1,64}$";
+/// The id of a request.
+pub const REQUEST_ID: &str = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$";
 /// All of them; `pattern` compiles each once.
-pub const PATTERNS: [&str; 10] = [NAME, LABEL, KEY_ID, SHA256, SPAN, NETWORK, ENDPOINT, CURSOR, IDEMPOTENCY_KEY, ZONE];
+pub const PATTERNS: [&str; 11] =
+    [NAME, LABEL, KEY_ID, SHA256, SPAN, NETWORK, ENDPOINT, CURSOR, IDEMPOTENCY_KEY, ZONE, REQUEST_ID];
 
 /// Letters of a written time at most.
 const MAX_TIME: usize = 40;

@@ -110,4 +110,5 @@ pub const PATH: &[Parameter] = &[
     Parameter::new("key_id", Kind::Text(form::KEY_ID), "The public part of the key."),
     Parameter::new("plan", Kind::Text(form::NAME), "The plan's name."),
     Parameter::new("budget", Kind::Text(form::NAME), "The budget's name."),
+    Parameter::new("request_id", Kind::Text(form::REQUEST_ID), "The `x-request-id` of an answer."),
 ];

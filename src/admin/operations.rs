@@ -6,7 +6,7 @@ use super::openapi::Document;
 use super::operation::{Body, Handler, Needs, Operation, SchemaOf};
 use super::problem::Problem;
 use super::query::{Kind, Parameter};
-use super::{audit, budgets, keys, members, plans, roles, tenants, usage};
+use super::{audit, budgets, keys, limits, members, plans, roles, tenants, usage};
 use crate::logic::access::scopes::Scope;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use std::sync::LazyLock;
@@ -36,9 +36,12 @@ const PAGED: &[Parameter] = &[LIMIT, AFTER];
 const RECORDS: &[Parameter] = &[TENANT, TEAM, USER, KEY, MODEL, FROM, TO, LIMIT, AFTER];
 const SUMS: &[Parameter] = &[TENANT, TEAM, USER, KEY, MODEL, FROM, TO, BY, LIMIT, AFTER];
 
-const BUDGETS_ABOUT: &str = "This version stores and shows budgets; it refuses nothing by them.";
+const BUDGETS_ABOUT: &str = "Callers of a budget that is spent are refused with 429 `insufficient_quota` until its period \
+    ends. A prepaid one does not come back: to top it up, put it with a larger amount.";
 const ROTATE_ABOUT: &str = "The key keeps its id, limits and history. The old secret stays good for the grace; answers \
     to calls on it say until when. At most two secrets are good at once.";
+const LIMITS_ABOUT: &str = "Each replica remembers its own last refusals, and forgets them when it ends: 404 for one that it \
+    does not know.";
 const IMPORT_ABOUT: &str = "For keys that another system made: only the SHA-256 of each whole key is given. All or none; one \
     import at a time, 503 for another meanwhile. Such a hash is under no pepper, so the key is good for every `api_key` \
     authenticator.";
@@ -167,6 +170,16 @@ pub const OPERATIONS: &[Operation] = &[
     Operation {
         query: SUMS,
         ..get("sumUsage", "/usage/summary", "Sums of usage.", schema::<usage::SumPage>, Handler::Usage(usage::summary))
+    },
+    Operation {
+        about: LIMITS_ABOUT,
+        ..get(
+            "explainRefusal",
+            "/limits/{request_id}",
+            "Why a request got 429.",
+            schema::<limits::DenialView>,
+            Handler::Now(limits::get),
+        )
     },
     Operation {
         query: &[TENANT, TARGET, LIMIT, AFTER],

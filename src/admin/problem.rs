@@ -17,6 +17,8 @@ pub enum Problem {
     Refused(Refusal),
     /// 404: it does not exist, or it is another tenant's, which must look the same.
     NotFound(&'static str),
+    /// 404 of what may be elsewhere: what is known here, and what helps.
+    Unknown(String),
     /// 405: the path is known, the method is not.
     MethodNotAllowed {
         /// The value of `Allow`.
@@ -78,7 +80,7 @@ impl Problem {
     pub fn status(&self) -> u16 {
         match self {
             Self::Refused(refusal) => refusal.status(),
-            Self::NotFound(_) => 404,
+            Self::NotFound(_) | Self::Unknown(_) => 404,
             Self::MethodNotAllowed { .. } => 405,
             Self::Forbidden(_) => 403,
             Self::Conflict { .. } => 409,
@@ -95,6 +97,7 @@ impl Problem {
             Self::NotFound(what) => {
                 ("not_found", "invalid_request_error", format!("There is no such {what} here."), None)
             }
+            Self::Unknown(message) => ("not_found", "invalid_request_error", message.clone(), None),
             Self::MethodNotAllowed { allow } => {
                 ("method_not_allowed", "invalid_request_error", format!("This path knows: {allow}."), None)
             }

@@ -45,7 +45,7 @@ pub struct TenantView {
     models: Option<Vec<String>>,
     /// True: its callers are refused like unknown ones.
     disabled: bool,
-    /// Where its days and months begin; null: UTC. This version stores it; nothing is counted by it yet.
+    /// Where its days and months begin; null: UTC.
     time_zone: Option<String>,
     /// Where it is written down.
     origin: WrittenIn,
@@ -83,7 +83,7 @@ pub struct TenantBody {
     /// True: its callers are refused like unknown ones.
     #[serde(default)]
     disabled: bool,
-    /// An IANA name of a time zone, such as `Europe/Berlin`. This version stores it; nothing is counted by it yet.
+    /// An IANA name of a time zone, such as `Europe/Berlin`.
     #[serde(default)]
     #[schemars(regex(pattern = ZONE))]
     time_zone: Option<String>,
@@ -127,7 +127,7 @@ pub fn put(call: &Call, store: &mut Store) -> Result<Answer, Problem> {
     let body: TenantBody = call.body()?;
     check_models(body.models.as_deref())?;
     if let Some(zone) = &body.time_zone
-        && jiff::tz::TimeZone::get(zone).is_err()
+        && crate::config::zone(zone).is_none()
     {
         return Err(Problem::member("/time_zone", "This is no time zone. Write an IANA name, such as Europe/Berlin."));
     }
@@ -166,7 +166,7 @@ fn of_config(id: &str, tenant: &Tenant) -> TenantView {
         plan: tenant.plan.as_ref().map(|plan| plan.as_str().to_owned()),
         models: tenant.models.as_ref().map(|_| tenant.model_patterns.clone()),
         disabled: tenant.disabled,
-        time_zone: None,
+        time_zone: tenant.zone.iana_name().filter(|zone| *zone != "UTC").map(str::to_owned),
         origin: WrittenIn::Config,
         created_at: None,
     }

@@ -1,19 +1,25 @@
-//! Who there is: the configuration's tenants and plans, and those of the store. Decides that the configuration wins
-//! over namesakes in the store, and that what cannot be read in the store is refused rather than unlimited.
+//! Who there is: the configuration's tenants and plans, and those of the store, with the store's budgets. Decides that
+//! the configuration wins over namesakes in the store, and that what cannot be read in the store is refused rather than
+//! unlimited.
+
+mod budgets;
 
 use crate::config;
 use crate::config::snapshot::Snapshot;
 use crate::domain::ids::{PlanId, TeamId, TenantId, UserId};
-use crate::domain::limit::Plan;
-use crate::io::store::rows::{BrokenRow, MemberSpec, Row, StoredMember, StoredPlan, StoredTenant};
+use crate::domain::limit::OnStoreError;
+use crate::io::store::rows::{BrokenRow, MemberSpec, Row, StoredBudget, StoredMember, StoredPlan, StoredTenant};
 use crate::logic::access::directory::{Directory, Member, Origin, Tenant};
+use crate::logic::quota::plan::Plan;
+use budgets::Budgets;
 use globset::GlobSet;
+use jiff::tz::TimeZone;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-/// Tenants, teams, users and plans of one store at most: all of them are in memory, at about a kilobyte each.
+/// Tenants, teams, users, plans and budgets of one store at most: all of them are in memory, at about a kilobyte each.
 pub const MAX_ROWS: usize = 500_000;
 
 /// What the configuration says.
@@ -25,6 +31,8 @@ pub struct Configured {
     pub tenants: BTreeMap<TenantId, Tenant>,
     /// Plans by name.
     pub plans: BTreeMap<PlanId, Arc<Plan>>,
+    /// What stored rules do without the shared ledger that do not say so themselves.
+    pub on_store_error: OnStoreError,
 }
 
 impl Configured {
@@ -35,6 +43,7 @@ impl Configured {
             file: snapshot.file.display().to_string(),
             tenants: snapshot.tenants.clone(),
             plans: snapshot.plans.clone(),
+            on_store_error: snapshot.limits.on_store_error(),
         }
     }
 }
@@ -53,7 +62,7 @@ pub enum Notice {
     },
     /// It cannot be used.
     Broken {
-        /// `tenant`, `team`, `user` or `plan`.
+        /// `tenant`, `team`, `user`, `plan` or `budget`.
         what: &'static str,
         /// Its name.
         name: String,
@@ -77,7 +86,7 @@ impl fmt::Display for Notice {
 
 /// A store with more than [`MAX_ROWS`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the store holds more than {MAX_ROWS} tenants, teams, users and plans")]
+#[error("the store holds more than {MAX_ROWS} tenants, teams, users, plans and budgets")]
 pub struct TooManyRows;
 
 /// A tenant of the store as it is known so far.
@@ -109,6 +118,7 @@ pub struct Merger {
     configured: Configured,
     held: BTreeMap<TenantId, Held>,
     plans: BTreeMap<PlanId, HeldPlan>,
+    budgets: Budgets,
     /// Tenants as they are in the directory; only those of which something changed are made anew.
     tenants: FxHashMap<TenantId, Arc<Tenant>>,
     /// What was said already; bounded, as only names of the configuration are in it.
@@ -123,6 +133,7 @@ impl Merger {
         Self {
             held: BTreeMap::new(),
             plans: BTreeMap::new(),
+            budgets: Budgets::default(),
             tenants: tenants.collect(),
             said: FxHashSet::default(),
             configured,
@@ -150,17 +161,19 @@ impl Merger {
                     news.dirty.extend(self.held.keys().cloned());
                     self.held.clear();
                     self.plans.clear();
+                    news.dirty.extend(self.budgets.clear());
                 }
                 Row::Key(_) => {}
                 Row::Tenant(row) => self.tenant(row, &mut news),
                 Row::Team(row) => self.team(row, &mut news),
                 Row::User(row) => self.user(row, &mut news),
                 Row::Plan(row) => self.plan(row, &mut news),
+                Row::Budget(row) => self.budget(row, &mut news),
                 Row::Broken(row) => self.broken(row, &mut news),
             }
         }
         let members: usize = self.held.values().map(|held| 1 + held.teams.len() + held.users.len()).sum();
-        if members + self.plans.len() > MAX_ROWS {
+        if members + self.plans.len() + self.budgets.len() > MAX_ROWS {
             return Err(TooManyRows);
         }
         if news.owners_changed {
@@ -218,9 +231,21 @@ impl Merger {
         if row.deleted || self.shadow(shadowed, "plan", &row.plan, news) {
             return;
         }
-        let plan = config::plan_from_json(&row.plan, &row.document);
+        let plan = config::plan_from_json(&row.plan, &row.document, self.configured.on_store_error);
         let plan = plan.map_err(|fault| news.broken("plan", &row.plan, fault)).ok().map(Arc::new);
         self.plans.insert(name, HeldPlan { owner: row.tenant.clone(), plan });
+    }
+
+    fn budget(&mut self, row: &StoredBudget, news: &mut News) {
+        let tenant = TenantId::new(&row.spec.tenant);
+        if row.deleted {
+            news.dirty.extend(self.budgets.remove(&row.id));
+            return;
+        }
+        let placed = budgets::compiled(row, self.configured.on_store_error);
+        let placed = placed.map_err(|fault| news.broken("budget", &row.id, fault)).ok();
+        news.dirty.extend(self.budgets.set(&tenant, &row.id, placed));
+        news.dirty.insert(tenant);
     }
 
     fn broken(&mut self, row: &BrokenRow, news: &mut News) {
@@ -242,7 +267,11 @@ impl Merger {
             ("plan", _) => {
                 self.plans.insert(PlanId::new(&row.id), HeldPlan { owner: None, plan: None });
             }
-            // Keys are the key table's, budgets nobody's here.
+            ("budget", Some((tenant, id))) => {
+                news.dirty.extend(self.budgets.set(&tenant.into(), id, None));
+                news.dirty.insert(tenant.into());
+            }
+            // Keys are the key table's.
             _ => return,
         }
         news.broken(row.what, &row.id, row.fault.clone());
@@ -279,6 +308,7 @@ impl Merger {
             let member = Member { plan: member.plan.map(|plan| self.own_plan(name, plan)), ..member };
             tenant.users.entry(user).or_insert(member);
         }
+        self.budgets.place(name, &mut tenant);
         self.tenants.insert(name.clone(), Arc::new(tenant));
     }
 
@@ -316,7 +346,9 @@ fn compiled(row: &StoredTenant) -> Result<Tenant, String> {
         Some([]) => Some(GlobSet::empty()),
         Some(patterns) => Some(config::tenant_models(patterns)?),
     };
+    let zone = row.spec.time_zone.as_deref().map_or(Ok(TimeZone::UTC), TimeZone::get);
     Ok(Tenant {
+        zone: zone.map_err(|_| "its time_zone is none that is known".to_owned())?,
         plan: row.spec.plan.as_deref().map(PlanId::new),
         models,
         model_patterns: row.spec.models.clone().unwrap_or_default(),
@@ -331,13 +363,19 @@ fn member(spec: &MemberSpec) -> Member {
         plan: spec.plan.as_deref().map(PlanId::new),
         models: spec.models.clone().map(Into::into),
         origin: Origin::Store,
+        ..Member::default()
     }
 }
 
 /// Stands in for a team or user that cannot be read: no model, and a plan that does not exist. Without it its callers
 /// would have neither list nor limits.
 fn refused() -> Member {
-    Member { plan: Some(PlanId::new("(cannot be read)")), models: Some(Arc::from([])), origin: Origin::Store }
+    Member {
+        plan: Some(PlanId::new("(cannot be read)")),
+        models: Some(Arc::from([])),
+        origin: Origin::Store,
+        ..Member::default()
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use weir::admin::schema;
 
 const REST: &[&str] = &[
     "plans: { gold: { limits: { requests: [{ limit: 600/min, burst: 10 }], concurrency: 4 } } }",
-    "tenants: { acme: { plan: gold, models: [\"llama-*\"], teams: { core: { models: [\"llama-3*\"] } } }, globex: {} }",
+    "tenants: { acme: { plan: gold, models: [\"llama-*\"], teams: { core: { models: [\"llama-3*\"] } } }, globex: { time_zone: Europe/Berlin } }",
     "roles: { issuer: { scopes: [\"keys:write\"] }, reader: { scopes: [\"usage:read\"], tenants: all } }",
 ];
 const KEYS: &[(&str, &str)] = &[

@@ -15,6 +15,7 @@ fn filled(path: &str) -> String {
         .replace("{key_id}", "000000000000")
         .replace("{plan}", "none")
         .replace("{budget}", "none")
+        .replace("{request_id}", "00000000-0000-7000-8000-000000000000")
 }
 
 #[test]

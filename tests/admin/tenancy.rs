@@ -104,6 +104,43 @@ fn an_administrator_sees_and_changes_their_own_tenant_only() {
 }
 
 #[test]
+fn a_budget_says_all_that_it_does_and_names_a_key_that_there_is() {
+    let api = Api::start();
+    let plain = json!({"tenant_id": "acme", "level": "tenant", "amount_nano_usd": 5, "period": "day"});
+    let made = api.good("operator", "PUT", "/budgets/plain", Some(&plain));
+    let members = ["on_exceed", "alert_at", "strict", "stop_streams", "enforced"].map(|name| made[name].clone());
+    assert_eq!(members, [json!("reject"), json!([]), json!(false), json!(false), json!(true)], "unless told: {made}");
+    let full = json!({"tenant_id": "acme", "level": "team", "subject": "soon", "amount_nano_usd": 5, "period": "prepaid",
+        "on_exceed": "warn", "alert_at": [95, 80, 80], "strict": true, "stop_streams": true});
+    api.good("acme", "PUT", "/budgets/full", Some(&full));
+    let shown = api.good("acme", "GET", "/budgets/full", None);
+    let members = ["on_exceed", "alert_at", "strict", "stop_streams"].map(|name| shown[name].clone());
+    assert_eq!(members, [json!("warn"), json!([80, 95]), json!(true), json!(true)], "shares in order, once: {shown}");
+    let (ours, theirs) = (made_key(&api, "acme"), made_key(&api, "globex"));
+    let of = |key: &str| json!({"level": "key", "subject": key, "amount_nano_usd": 5, "period": "day"});
+    api.good("acme", "PUT", "/budgets/key", Some(&of(&ours)));
+    for key in [&*theirs, "000000000000", "no key at all"] {
+        let reply = api.call("acme", "PUT", "/budgets/other", Some(&of(key)));
+        assert_eq!((reply.status, reply.param()), (422, "/subject"), "{key}: {}", reply.json);
+    }
+    for (member, value) in [
+        ("amount_nano_usd", json!(9_000_000_000_000_001_i64)),
+        ("alert_at", json!([0])),
+        ("alert_at", json!([101])),
+        ("alert_at", json!(vec![1; 17])),
+        ("on_exceed", json!("explode")),
+    ] {
+        let mut body = plain.clone();
+        body[member] = value;
+        assert_eq!(api.status("operator", "PUT", "/budgets/bad", Some(&body)), 422, "{body}");
+    }
+}
+
+fn made_key(api: &Api, who: &str) -> String {
+    made(api, who, &json!({}))
+}
+
+#[test]
 fn nobody_gives_or_takes_over_more_than_they_have() {
     let api = Api::start();
     for (who, roles, status) in [
@@ -243,6 +280,8 @@ fn what_is_configured_wins_and_is_read_only() {
     assert!(!reply.json.to_string().contains("weir.yaml"), "without the file's place: {}", reply.json);
     let tenant = api.good("operator", "GET", "/tenants/acme", None);
     assert_eq!((&tenant["origin"], &tenant["plan"]), (&json!("config"), &json!("gold")), "as configured: {tenant}");
+    let zone = |tenant: &str| api.good("operator", "GET", &format!("/tenants/{tenant}"), None)["time_zone"].clone();
+    assert_eq!((zone("globex"), zone("acme")), (json!("Europe/Berlin"), json!(null)), "their days");
     api.good("operator", "PUT", "/tenants/initech", Some(&json!({"plan": "gold"})));
     let page = api.good("operator", "GET", "/tenants", None);
     let origins: Vec<(&str, &str)> = page["tenants"]
@@ -263,4 +302,39 @@ fn what_is_configured_wins_and_is_read_only() {
     assert_eq!(names, ["blue", "core"], "teams of both");
     let plan = api.good("globex", "GET", "/plans/gold", None);
     assert_eq!(plan["limits"]["requests"], json!([{"limit": "600/min", "burst": 10}]), "as the file writes it: {plan}");
+}
+
+#[test]
+fn a_plan_has_limits_budget_priority_and_models_and_a_fault_is_told_at_its_member() {
+    let api = Api::start();
+    let plan = json!({
+        "limits": {"requests": [{"limit": "600/min", "reserve": "20%", "when": "auth.user != null"}], "input_tokens": "5k/h"},
+        "budget": [{"usd": "0.50/day", "on_exceed": "warn", "alert_at": ["80%"]}, {"usd": 100, "stop_streams": true}],
+        "priority": "high",
+        "models": {"llama-*": {"output_tokens": {"limit": "1M/month", "mode": "shadow"}}},
+    });
+    let made = api.good("operator", "PUT", "/plans/pro", Some(&plan));
+    for shown in [made, api.good("operator", "GET", "/plans/pro", None)] {
+        for (member, wanted) in plan.as_object().expect("an object") {
+            assert_eq!(&shown[member], wanted, "{member} as it was written: {shown}");
+        }
+    }
+    let plain = api.good("operator", "PUT", "/plans/plain", Some(&json!({"limits": {"requests": "5/s"}})));
+    let rest = (&plain["budget"], &plain["priority"], &plain["models"]);
+    assert_eq!(rest, (&json!(null), &json!("normal"), &json!({})), "what is left out: {plain}");
+    let configured = api.good("operator", "GET", "/plans/gold", None);
+    assert_eq!(configured["priority"], json!("normal"), "one of the file too: {configured}");
+    for (body, param) in [
+        (json!({"limits": {"requests": "5"}}), "/limits"),
+        (json!({"budget": "5/min"}), "/budget"),
+        (json!({"budget": 0.5}), "/budget"),
+        (json!({"budget": {"usd": 5, "on_exceed": "stop"}}), "/budget"),
+        (json!({"priority": "urgent"}), "/priority"),
+        (json!({"models": {"a": {"requests": "0/s"}}}), "/models"),
+        (json!({"modles": {}}), "/modles"),
+    ] {
+        let reply = api.call("operator", "PUT", "/plans/pro", Some(&body));
+        assert_eq!((reply.status, reply.param()), (422, param), "{body}: {}", reply.json);
+    }
+    assert_eq!(api.status("operator", "PUT", "/plans/limits.a", Some(&json!({}))), 400, "a name of other limits");
 }

@@ -4,8 +4,11 @@ use crate::world::{NOW, World, actor, both, change, changes, fresh, new_key, sai
 use std::collections::BTreeSet;
 use std::sync::Barrier;
 use std::thread;
+use weir::domain::units::NanoUsd;
 use weir::io::store::Store;
-use weir::io::store::rows::{KeyStatus, MemberKind, MemberSpec, Row, Stamp, Streams, TenantSpec};
+use weir::io::store::rows::{
+    BudgetPeriod, BudgetSpec, KeyStatus, MemberKind, MemberSpec, Row, Stamp, Streams, TenantSpec,
+};
 
 fn make_one_of_each(store: &mut Store) {
     change(store, |change| {
@@ -13,6 +16,7 @@ fn make_one_of_each(store: &mut Store) {
         change.put_tenant("acme", &TenantSpec::default())?;
         change.put_member(MemberKind::Team, "acme", "core", &MemberSpec::default())?;
         change.put_member(MemberKind::User, "acme", "ann", &MemberSpec::default())?;
+        change.put_budget("b1", &BudgetSpec::of("acme", NanoUsd(5), BudgetPeriod::Day))?;
         change.create_key(&new_key(1))
     });
 }
@@ -24,7 +28,7 @@ fn who_knows_nothing_is_told_everything_once() {
         make_one_of_each(&mut store);
         let (rows, stamp) = changes(&mut store, None);
         let key = format!("key {}", new_key(1).key_id);
-        let wanted = ["reset", "plan gold", "tenant acme", "team acme/core", "user acme/ann", &key];
+        let wanted = ["reset", "plan gold", "tenant acme", "team acme/core", "user acme/ann", "budget acme/b1", &key];
         assert_eq!(said(&rows), wanted, "{}: keys last, when all that they name is known", world.name);
         assert_eq!(stamp, store.stamp().expect("read"), "{}: that is the state", world.name);
         assert_eq!(changes(&mut store, Some(&stamp)).0.len(), 0, "{}: and then nothing", world.name);
@@ -39,17 +43,19 @@ fn who_follows_is_told_only_what_has_changed_deletions_too() {
         let stamp = store.stamp().expect("read");
         change(&mut store, |change| change.revoke_key(&new_key(1).key_id, Streams::Terminate));
         change(&mut store, |change| change.delete_member(MemberKind::Team, "acme", "core"));
+        change(&mut store, |change| change.delete_budget("b1"));
         change(&mut store, |change| change.create_key(&new_key(2)));
         let (rows, after) = changes(&mut store, Some(&stamp));
         let mut ids = [new_key(1).key_id, new_key(2).key_id];
         ids.sort();
-        let wanted = ["team acme/core deleted".to_owned(), format!("key {}", ids[0]), format!("key {}", ids[1])];
+        let gone = ["team acme/core deleted".to_owned(), "budget acme/b1 deleted".to_owned()];
+        let wanted = [&gone[..], &ids.map(|id| format!("key {id}"))].concat();
         assert_eq!(said(&rows), wanted, "{}: no reset, and no row that is as it was", world.name);
         let revoked = rows
             .iter()
             .any(|row| matches!(row, Row::Key(key) if key.status == KeyStatus::Revoked && key.terminate_streams));
         assert!(revoked, "{}: with all that is to be known", world.name);
-        assert_eq!(after.epoch, stamp.epoch + 3, "{}: three changes", world.name);
+        assert_eq!(after.epoch, stamp.epoch + 4, "{}: four changes", world.name);
         assert!(changes(&mut store, Some(&after)).0.is_empty(), "{}: told once", world.name);
     });
 }
@@ -60,7 +66,9 @@ fn a_deleted_thing_is_not_told_to_who_reads_everything() {
         let mut store = world.open();
         make_one_of_each(&mut store);
         change(&mut store, |change| change.delete_member(MemberKind::User, "acme", "ann"));
-        assert!(!said(&changes(&mut store, None).0).iter().any(|row| row.contains("ann")), "{}", world.name);
+        change(&mut store, |change| change.delete_budget("b1"));
+        let told = said(&changes(&mut store, None).0);
+        assert!(!told.iter().any(|row| row.contains("ann") || row.contains("b1")), "{}: {told:?}", world.name);
     });
 }
 
@@ -91,7 +99,7 @@ fn a_stamp_that_is_not_of_this_history_gives_everything() {
         for (what, stranger) in strangers {
             let (rows, seen) = changes(&mut store, Some(&stranger));
             assert!(matches!(rows.first(), Some(Row::Reset)), "{}: {what}: forget it all", world.name);
-            assert_eq!((rows.len(), &seen), (6, &stamp), "{}: {what}: and learn anew", world.name);
+            assert_eq!((rows.len(), &seen), (7, &stamp), "{}: {what}: and learn anew", world.name);
         }
     });
 }

@@ -7,11 +7,13 @@ use std::thread;
 use weir::config::snapshot::{Push, StoreTarget};
 use weir::io::store::Store;
 use weir::io::store::error::{Kind, StoreError};
-use weir::io::store::rows::{KeyFilter, Row, Streams};
+use weir::io::store::rows::{KeyFilter, OnExceed, Row, Stamp, Streams};
 use weir::logic::access::digest;
 
 /// The schema as it was released first.
 const RELEASED: &str = include_str!("../../src/io/store/migrations/sqlite/0001_keys.sql");
+/// Its second version, in which budgets were stored and not followed.
+const IDENTITY: &str = include_str!("../../src/io/store/migrations/sqlite/0002_identity.sql");
 
 #[test]
 fn processes_that_open_a_new_store_at_once_all_succeed() {
@@ -78,6 +80,33 @@ fn a_store_of_the_first_release_opens_with_all_its_keys() {
     assert_eq!(store.stamp().expect("read").epoch, 3, "the count goes on");
     change(&mut store, |change| change.create_key(&new_key(3)));
     assert_eq!(changes(&mut world.open(), None).0.len(), 4, "and it can be used");
+}
+
+#[test]
+fn followers_are_told_of_budgets_that_are_older_than_their_enforcement() {
+    let world = World::sqlite();
+    std::fs::create_dir_all(world.file().parent().expect("a folder")).expect("made");
+    world
+        .sql(&format!(
+            "CREATE TABLE key_schema_version (version INTEGER PRIMARY KEY NOT NULL) STRICT;
+             {RELEASED}
+             {IDENTITY}
+             INSERT INTO key_schema_version VALUES (1), (2);
+             UPDATE meta SET store = 's', epoch = 9, mark = 7;
+             INSERT INTO change_marks VALUES (8, 6), (9, 7);
+             INSERT INTO budgets VALUES ('old', 'acme', 'tenant', NULL, 5, 'month', 1, 3);"
+        ))
+        .expect("made");
+    let known = |epoch, mark| Stamp { store: "s".into(), epoch, mark };
+    let mut store = world.open();
+    for stamp in [known(9, 7), known(8, 6)] {
+        let (rows, now) = changes(&mut store, Some(&stamp));
+        assert_eq!(said(&rows), ["reset", "budget acme/old"], "whoever knew {stamp:?} reads everything");
+        assert_eq!(now.epoch, 9, "the count goes on");
+    }
+    let found = store.read().expect("open").budget("old").expect("read").expect("there");
+    let (rejects, plain) = (found.spec.on_exceed, (found.spec.alert_at, found.spec.strict, found.spec.stop_streams));
+    assert_eq!((rejects, plain), (OnExceed::Reject, (vec![], false, false)), "it refuses, and nothing else");
 }
 
 #[test]

@@ -3,10 +3,13 @@
 use crate::world::{HOUR, NOW, World, both, change, changes, new_key, said};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use weir::domain::units::NanoUsd;
 use weir::domain::units::WallMicros;
 use weir::io::store::Store;
 use weir::io::store::replica::{Copied, Replica, TOUCH_EVERY};
-use weir::io::store::rows::{MemberKind, MemberSpec, Rotation, Row, Stamp, Streams, TenantSpec};
+use weir::io::store::rows::{
+    BrokenRow, BudgetPeriod, BudgetSpec, MemberKind, MemberSpec, Rotation, Row, Stamp, Streams, TenantSpec,
+};
 
 fn path(world: &World) -> PathBuf {
     world.dir.path().join("copy/replica.db")
@@ -38,6 +41,10 @@ fn fill(store: &mut Store) {
         change.put_tenant("acme", &TenantSpec::default())?;
         change.put_member(MemberKind::Team, "acme", "core", &MemberSpec::default())?;
         change.put_member(MemberKind::User, "acme", "ann", &MemberSpec::default())?;
+        for id in ["b1", "b2"] {
+            let spec = BudgetSpec { alert_at: vec![50], ..BudgetSpec::of("acme", NanoUsd(5), BudgetPeriod::Day) };
+            change.put_budget(id, &spec)?;
+        }
         change.create_key(&new_key(1))?;
         let rotation = Rotation { hash: new_key(2).hash, grace: std::time::Duration::from_secs(60), forced: false };
         change.rotate_key(&new_key(1).key_id, &rotation)?;
@@ -71,6 +78,7 @@ fn a_copy_that_is_brought_up_to_date_is_as_one_made_anew() {
             change.end_grace(&new_key(1).key_id)?;
             change.revoke_key(&new_key(3).key_id, Streams::Terminate)?;
             change.delete_member(MemberKind::Team, "acme", "core")?;
+            change.delete_budget("b1")?;
             change.put_tenant("acme", &TenantSpec { disabled: true, ..TenantSpec::default() })
         });
         copy(&mut replica, &mut store, Some(&stamp), NOW);
@@ -150,25 +158,72 @@ fn what_cannot_be_read_in_the_store_is_not_in_the_copy() {
         for table in ["tenants", "teams", "users"] {
             world.sql(&format!("UPDATE {table} SET models = '[1]'")).expect("set");
         }
+        world.sql("UPDATE budgets SET alert_at = '[1000]'").expect("set");
         copy(&mut replica, &mut store, None, NOW);
         let (rows, _) = load(&mut replica);
         assert_eq!(
             said(&rows),
-            ["reset".into(), "plan gold".into(), format!("key {}", new_key(3).key_id)],
+            [
+                "reset".into(),
+                "plan gold".into(),
+                format!("key {}", new_key(3).key_id),
+                "broken budget acme/b1".into(),
+                "broken budget acme/b2".into(),
+            ],
             "{}",
             world.name
         );
         let mut copying = replica.begin().expect("begun");
-        let broken =
-            weir::io::store::rows::BrokenRow { what: "key", id: new_key(3).key_id.as_str().into(), fault: "x".into() };
+        let broken = BrokenRow { what: "key", id: new_key(3).key_id.as_str().into(), fault: "x".into() };
         copying.row(&Row::Broken(broken));
         copying.commit(&store.stamp().expect("read"), NOW).expect("copied");
         assert_eq!(
             said(&load(&mut replica).0),
-            ["reset", "plan gold"],
+            ["reset", "plan gold", "broken budget acme/b1", "broken budget acme/b2"],
             "{}: one that breaks later is taken out",
             world.name
         );
+    });
+}
+
+#[test]
+fn a_budget_that_cannot_be_read_is_none_that_can_be_in_the_copy_until_it_is_put_or_deleted() {
+    both(|world| {
+        let mut store = world.open();
+        fill(&mut store);
+        let mut replica = Replica::open(&path(world)).expect("opened");
+        let stamp = copy(&mut replica, &mut store, None, NOW);
+        for id in ["b1", "b2"] {
+            let fault = "torn".to_owned();
+            let row = Row::Broken(BrokenRow { what: "budget", id: format!("acme/{id}"), fault });
+            let mut copying = replica.begin().expect("begun");
+            copying.row(&row);
+            copying.commit(&stamp, NOW).expect("copied");
+        }
+        let budgets = |replica: &mut Replica| {
+            let rows = load(replica).0;
+            let budget =
+                |row: &&Row| matches!(row, Row::Budget(_)) || matches!(row, Row::Broken(one) if one.fault == "torn");
+            said(&rows.iter().filter(budget).cloned().collect::<Vec<_>>())
+        };
+        let mut again = Replica::open(&path(world)).expect("opened again");
+        assert_eq!(
+            budgets(&mut again),
+            ["broken budget acme/b1", "broken budget acme/b2"],
+            "{}: a start from the copy refuses whom the store's follower refuses",
+            world.name
+        );
+        change(&mut store, |change| {
+            change.put_budget("b1", &BudgetSpec::of("acme", NanoUsd(7), BudgetPeriod::Day))?;
+            change.delete_budget("b2")
+        });
+        let stamp = copy(&mut again, &mut store, Some(&stamp), NOW);
+        assert_eq!(budgets(&mut again), ["budget acme/b1"], "{}: nothing is left of it", world.name);
+        let mut copying = again.begin().expect("begun");
+        copying.row(&Row::Broken(BrokenRow { what: "budget", id: "acme/b1".into(), fault: "torn".into() }));
+        copying.row(&Row::Reset);
+        copying.commit(&stamp, NOW).expect("copied");
+        assert_eq!(budgets(&mut again), [""; 0], "{}: nor after a copy that begins anew", world.name);
     });
 }
 

@@ -7,8 +7,8 @@ use weir::io::store::Store;
 use weir::io::store::change::Idempotency;
 use weir::io::store::error::Kind;
 use weir::io::store::rows::{
-    AuditEntry, AuditFilter, BudgetLevel, BudgetPeriod, BudgetSpec, MemberKind, MemberSpec, NewKey, Page, Rotation,
-    Streams, TenantSpec,
+    AuditEntry, AuditFilter, BudgetLevel, BudgetPeriod, BudgetSpec, MAX_ALERTS, MAX_BUDGET, MemberKind, MemberSpec,
+    NewKey, OnExceed, Page, Rotation, Streams, TenantSpec,
 };
 
 const BOTH_KINDS: [MemberKind; 2] = [MemberKind::Team, MemberKind::User];
@@ -189,13 +189,32 @@ fn a_plan_has_one_owner_and_others_do_not_see_it() {
 }
 
 fn budget(tenant: &str) -> BudgetSpec {
-    BudgetSpec {
-        tenant: tenant.into(),
-        level: BudgetLevel::Tenant,
-        subject: None,
-        amount: NanoUsd(5_000_000_000_000),
-        period: BudgetPeriod::Month,
-    }
+    BudgetSpec::of(tenant, NanoUsd(5_000_000_000_000), BudgetPeriod::Month)
+}
+
+#[test]
+fn a_budget_is_what_was_put_last_and_what_was_deleted_can_be_anothers() {
+    both(|world| {
+        let mut store = world.open();
+        let spec = BudgetSpec {
+            period: BudgetPeriod::Prepaid,
+            on_exceed: OnExceed::Warn,
+            alert_at: vec![80, 95],
+            strict: true,
+            stop_streams: true,
+            ..budget("acme")
+        };
+        change(&mut store, |change| change.put_budget("b", &spec));
+        let found = |store: &mut Store| store.read().expect("open").budget("b").expect("read").map(|found| found.spec);
+        assert_eq!(found(&mut store), Some(spec), "{}: all of it", world.name);
+        change(&mut store, |change| change.put_budget("b", &budget("acme")));
+        assert_eq!(found(&mut store), Some(budget("acme")), "{}: put is all of it, anew", world.name);
+        change(&mut store, |change| change.delete_budget("b"));
+        let gone = change_at(&mut store, NOW, |change| change.delete_budget("b"));
+        assert_eq!(gone.expect_err("gone").kind(), Kind::NotFound, "{}: once", world.name);
+        change(&mut store, |change| change.put_budget("b", &budget("other")));
+        assert_eq!(found(&mut store), Some(budget("other")), "{}: the id is free again", world.name);
+    });
 }
 
 #[test]
@@ -210,6 +229,10 @@ fn a_budget_names_a_subject_below_the_tenant_only_and_is_not_negative() {
             of(BudgetLevel::Tenant, Some("core")),
             of(BudgetLevel::Team, None),
             BudgetSpec { amount: NanoUsd(-1), ..budget("acme") },
+            BudgetSpec { amount: NanoUsd(MAX_BUDGET.0 + 1), ..budget("acme") },
+            BudgetSpec { alert_at: vec![0], ..budget("acme") },
+            BudgetSpec { alert_at: vec![101], ..budget("acme") },
+            BudgetSpec { alert_at: vec![1; MAX_ALERTS + 1], ..budget("acme") },
         ];
         for spec in bad {
             let done = change_at(&mut store, NOW, |change| change.put_budget("c", &spec));

@@ -141,6 +141,7 @@ pub fn said(rows: &[Row]) -> Vec<String> {
             Row::Team(team) => format!("team {}/{}{}", team.tenant, team.id, gone(team.deleted)),
             Row::User(user) => format!("user {}/{}{}", user.tenant, user.id, gone(user.deleted)),
             Row::Plan(plan) => format!("plan {}{}", plan.plan, gone(plan.deleted)),
+            Row::Budget(budget) => format!("budget {}/{}{}", budget.spec.tenant, budget.id, gone(budget.deleted)),
             Row::Broken(broken) => format!("broken {} {}", broken.what, broken.id),
         })
         .collect()

@@ -1,8 +1,10 @@
 use super::*;
-use crate::domain::units::WallMicros;
-use crate::io::store::rows::TenantSpec;
+use crate::domain::limit::{Dimension, Mode, Window};
+use crate::domain::units::{NanoUsd, WallMicros};
+use crate::io::store::rows::{BudgetLevel, BudgetPeriod, BudgetSpec, MAX_BUDGET, OnExceed, TenantSpec};
+use crate::logic::quota::plan::LimitRule;
 
-const AT: WallMicros = WallMicros(1);
+const AT: WallMicros = WallMicros(1_795_000_000_000_000);
 
 fn tenant(name: &str, spec: TenantSpec) -> Row {
     Row::Tenant(StoredTenant { tenant: name.into(), spec, created_at: AT, deleted: false, epoch: 1 })
@@ -17,8 +19,32 @@ fn gone(row: Row) -> Row {
         Row::Tenant(row) => Row::Tenant(StoredTenant { deleted: true, ..row }),
         Row::User(row) => Row::User(StoredMember { deleted: true, ..row }),
         Row::Plan(row) => Row::Plan(StoredPlan { deleted: true, ..row }),
+        Row::Budget(row) => Row::Budget(StoredBudget { deleted: true, ..row }),
         row => row,
     }
+}
+
+fn budget(tenant: &str, id: &str, level: BudgetLevel, subject: Option<&str>) -> Row {
+    let plain = BudgetSpec::of(tenant, NanoUsd(5), BudgetPeriod::Month);
+    stored(id, BudgetSpec { level, subject: subject.map(Into::into), ..plain })
+}
+
+fn stored(id: &str, spec: BudgetSpec) -> Row {
+    Row::Budget(StoredBudget { id: id.into(), spec, created_at: AT, deleted: false, epoch: 1 })
+}
+
+/// Names of the budgets at each of a tenant's places: its own, of team `core`, user `bob` and key `k`.
+fn budgets_of(merger: &Merger, tenant: &str) -> [Vec<String>; 4] {
+    let directory = merger.directory();
+    let tenant = &directory.tenants[&TenantId::new(tenant)];
+    let names = |rules: &[Arc<LimitRule>]| rules.iter().map(|rule| rule.name.to_string()).collect();
+    let of = |member: Option<&Member>| member.map_or_else(Vec::new, |member| names(&member.budgets));
+    [
+        names(&tenant.budgets),
+        of(tenant.teams.get(&TeamId::new("core"))),
+        of(tenant.users.get(&UserId::new("bob"))),
+        tenant.key_budgets.get(&"k".into()).map_or_else(Vec::new, |rules| names(rules)),
+    ]
 }
 
 fn user(tenant: &str, id: &str, plan: &str) -> Row {
@@ -44,6 +70,7 @@ fn merger() -> Merger {
         file: "conf/weir.yaml".into(),
         tenants: BTreeMap::from([("acme".into(), acme)]),
         plans: BTreeMap::from([("gold".into(), Arc::new(Plan::default()))]),
+        ..Configured::default()
     })
 }
 
@@ -162,4 +189,97 @@ fn a_reset_forgets_what_is_not_said_again() {
     let there = |name: &str| directory.tenants.contains_key(&name.into());
     assert_eq!((there("globex"), there("initech"), there("acme")), (false, true, true), "the configuration stays");
     assert!(!directory.plans.contains_key(&"silver".into()), "plans too");
+}
+
+#[test]
+fn budgets_of_the_store_count_at_their_level_also_for_who_is_nowhere_listed() {
+    let mut merger = merger();
+    let rows = [
+        budget("acme", "b1", BudgetLevel::Tenant, None),
+        budget("acme", "b2", BudgetLevel::Team, Some("core")),
+        budget("acme", "b3", BudgetLevel::User, Some("bob")),
+        budget("acme", "b4", BudgetLevel::Key, Some("k")),
+        budget("nobody", "b5", BudgetLevel::Tenant, None),
+    ];
+    assert_eq!(apply(&mut merger, &rows), [""; 0], "a configured tenant has budgets in the store");
+    let all = ["b1", "b2", "b3", "b4"].map(|id| vec![format!("budget.{id}")]);
+    assert_eq!(budgets_of(&merger, "acme"), all, "each where it counts");
+    assert!(!merger.directory().tenants.contains_key(&"nobody".into()), "a budget makes no tenant");
+    apply(&mut merger, &rows[..4].iter().cloned().map(gone).collect::<Vec<_>>());
+    assert_eq!(budgets_of(&merger, "acme"), [const { Vec::<String>::new() }; 4], "deleted, they are gone");
+    let directory = merger.directory();
+    let acme = &directory.tenants[&TenantId::new("acme")];
+    assert!(acme.teams.is_empty() && acme.key_budgets.is_empty(), "with the entries that they had made");
+}
+
+#[test]
+fn a_stored_budget_is_a_rule_with_all_that_it_says() {
+    let mut merger = merger();
+    let spec = BudgetSpec {
+        on_exceed: OnExceed::Warn,
+        alert_at: vec![95, 80, 80],
+        strict: true,
+        stop_streams: true,
+        ..BudgetSpec::of("acme", NanoUsd(i64::MAX), BudgetPeriod::Prepaid)
+    };
+    merger.configured.on_store_error = OnStoreError::Closed;
+    apply(&mut merger, &[stored("b", spec), budget("acme", "c", BudgetLevel::Tenant, None)]);
+    let directory = merger.directory();
+    let acme = &directory.tenants[&TenantId::new("acme")];
+    let most = u64::try_from(MAX_BUDGET.0).expect("positive");
+    let wanted = LimitRule {
+        mode: Mode::Shadow,
+        alert_at: Arc::from([80, 95]),
+        strict: true,
+        stop_streams: true,
+        on_store_error: OnStoreError::Closed,
+        since: 1_795_000_000_000,
+        ..LimitRule::new("budget.b", Dimension::Spend, most, Window::Ever)
+    };
+    assert_eq!(*acme.budgets[0], wanted, "what can be counted of it");
+    let plain = LimitRule::new("budget.c", Dimension::Spend, 5, Window::Month);
+    assert_eq!(*acme.budgets[1], LimitRule { on_store_error: OnStoreError::Closed, ..plain }, "and a plain one");
+}
+
+#[test]
+fn a_budget_that_cannot_be_read_refuses_its_tenant_until_it_can() {
+    let mut merger = merger();
+    let refused = |merger: &Merger| {
+        let directory = merger.directory();
+        let plan = directory.tenants[&TenantId::new("acme")].plan.clone();
+        plan.is_some_and(|plan| !directory.plans.contains_key(&plan))
+    };
+    let said = apply(&mut merger, &[broken("budget", "acme/b")]);
+    assert_eq!(said.len(), 1, "it is said: {said:?}");
+    assert!(refused(&merger), "a plan that is none");
+    apply(&mut merger, &[budget("acme", "b", BudgetLevel::Tenant, None)]);
+    assert!(!refused(&merger), "put again it is read");
+    assert_eq!(apply(&mut merger, &[budget("acme", "b", BudgetLevel::Team, None)]).len(), 1, "a level without subject");
+    assert!(refused(&merger), "is none that can be read");
+    apply(&mut merger, &[gone(budget("acme", "b", BudgetLevel::Tenant, None))]);
+    assert!(!refused(&merger), "deleted it holds nobody");
+}
+
+#[test]
+fn a_budget_id_that_comes_back_with_another_tenant_leaves_the_first() {
+    let mut merger = merger();
+    apply(&mut merger, &[named("globex"), budget("acme", "b", BudgetLevel::Tenant, None)]);
+    apply(&mut merger, &[budget("globex", "b", BudgetLevel::Tenant, None)]);
+    assert!(budgets_of(&merger, "acme")[0].is_empty(), "it is acme's no more");
+    assert_eq!(budgets_of(&merger, "globex")[0], ["budget.b"], "it is globex's");
+    apply(&mut merger, &[Row::Reset]);
+    assert!(budgets_of(&merger, "acme")[0].is_empty(), "a reset forgets budgets too");
+}
+
+#[test]
+fn a_stored_tenants_days_begin_where_it_says() {
+    let mut merger = merger();
+    let zone = |name: &str| TenantSpec { time_zone: Some(name.into()), ..TenantSpec::default() };
+    let said =
+        apply(&mut merger, &[tenant("globex", zone("Asia/Tokyo")), tenant("odd", zone("Mars/Base")), named("plain")]);
+    let directory = merger.directory();
+    let of = |name: &str| directory.tenants[&TenantId::new(name)].zone.iana_name().map(str::to_owned);
+    assert_eq!(of("globex").as_deref(), Some("Asia/Tokyo"), "its zone");
+    assert_eq!(directory.tenants[&TenantId::new("plain")].zone, TimeZone::UTC, "else UTC");
+    assert!(!directory.tenants.contains_key(&"odd".into()) && said.len() == 1, "none that is known: {said:?}");
 }

@@ -13,7 +13,14 @@ pub const MAX_TENANT_KEYS: usize = 250_000;
 /// Teams and users of one tenant at most, for the same reason.
 pub const MAX_TENANT_MEMBERS: usize = 50_000;
 
-/// Tenants, teams, users and plans of one store at most, so that there is room below what a proxy can hold.
+/// Budgets of one tenant at most, wherever they count.
+pub const MAX_TENANT_BUDGETS: usize = 1_000;
+
+/// Budgets at one place of a tenant at most: its own, those of one team, one user or one key. As many as the configuration
+/// can have there. Each request of that place is held against all of them.
+pub const MAX_PLACE_BUDGETS: usize = 16;
+
+/// Tenants, teams, users, plans and budgets of one store at most, so that there is room below what a proxy can hold.
 pub const MAX_STORED_ROWS: usize = 400_000;
 
 /// What a caller over HTTP should be told.

@@ -3,7 +3,7 @@
 use super::error::StoreError;
 use super::rows::{Row, Stamp};
 use super::sql::Sql;
-use super::{keys, plans, tenancy};
+use super::{budgets, keys, plans, tenancy};
 
 /// Marks of the last changes are kept, so that a follower that is not further behind is told only what has changed.
 pub(super) const KEPT_MARKS: i64 = 10_000;
@@ -58,6 +58,7 @@ pub(super) fn changes(sql: &mut Sql, since: Option<&Stamp>, each: &mut dyn FnMut
     // Plans, tenants and teams first: a follower that builds as it reads knows them when their keys come.
     plans::changed(sql, since, &mut |read| each(read.map_or_else(Row::Broken, Row::Plan)))?;
     tenancy::changed(sql, since, each)?;
+    budgets::changed(sql, since, &mut |read| each(read.map_or_else(Row::Broken, Row::Budget)))?;
     keys::changed(sql, since, &mut |read| {
         each(read.map_or_else(Row::Broken, Row::Key));
         Ok(())

@@ -5,9 +5,13 @@ use super::follow;
 use super::sql::{Mode, Sql};
 
 /// Version n is file n - 1. Files are never changed once released; a change is a further file.
-const SQLITE: &[&str] =
-    &[include_str!("migrations/sqlite/0001_keys.sql"), include_str!("migrations/sqlite/0002_identity.sql")];
-const POSTGRES: &[&str] = &[include_str!("migrations/postgres/0001_identity.sql")];
+const SQLITE: &[&str] = &[
+    include_str!("migrations/sqlite/0001_keys.sql"),
+    include_str!("migrations/sqlite/0002_identity.sql"),
+    include_str!("migrations/sqlite/0003_budgets.sql"),
+];
+const POSTGRES: &[&str] =
+    &[include_str!("migrations/postgres/0001_identity.sql"), include_str!("migrations/postgres/0002_budgets.sql")];
 
 /// Held while the schema changes: Postgres has no lock that a table could give before there is one. The number means
 /// nothing, it only has to be the same in every version.

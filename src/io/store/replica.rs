@@ -5,7 +5,7 @@
 use super::error::StoreError;
 use super::rows::{BrokenRow, KeyStatus, Row, Stamp, StoredKey};
 use super::sql::{Mode, Sql, sqlite};
-use super::{follow, keys, migrate, plans, tenancy};
+use super::{budgets, follow, keys, migrate, plans, tenancy};
 use crate::domain::ids::KeyId;
 use crate::domain::units::WallMicros;
 use std::ffi::OsString;
@@ -17,7 +17,9 @@ pub const TOUCH_EVERY: WallMicros = WallMicros(10_000_000);
 /// What only a copy has.
 const TABLES: &str =
     "CREATE TABLE IF NOT EXISTS copy_meta (id INTEGER PRIMARY KEY CHECK (id = 1), read_at INTEGER NOT NULL) STRICT;
-    CREATE TABLE IF NOT EXISTS revoked_keys (key_id TEXT PRIMARY KEY NOT NULL) STRICT, WITHOUT ROWID;";
+    CREATE TABLE IF NOT EXISTS revoked_keys (key_id TEXT PRIMARY KEY NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS broken_budgets
+        (budget_id TEXT PRIMARY KEY NOT NULL, tenant_id TEXT NOT NULL, fault TEXT NOT NULL) STRICT, WITHOUT ROWID;";
 
 /// An open copy.
 pub struct Replica {
@@ -67,7 +69,10 @@ impl Replica {
     pub fn load(&mut self, each: &mut dyn FnMut(Row)) -> Result<Option<Copied>, StoreError> {
         let Some(read_at) = self.read_at else { return Ok(None) };
         self.sql.begin(Mode::Read)?;
-        let done = follow::changes(&mut self.sql, None, each);
+        let done = follow::changes(&mut self.sql, None, each).and_then(|stamp| {
+            broken_budgets(&mut self.sql, each)?;
+            Ok(stamp)
+        });
         let stamp = super::finish(&mut self.sql, done)?;
         Ok(Some(Copied { stamp, read_at }))
     }
@@ -200,7 +205,9 @@ fn write(sql: &mut Sql, row: &Row) -> Result<(), StoreError> {
     match row {
         Row::Reset => {
             // What was revoked stays known.
-            for table in ["api_key_secrets", "api_keys", "tenants", "teams", "users", "plans"] {
+            for table in
+                ["api_key_secrets", "api_keys", "tenants", "teams", "users", "plans", "budgets", "broken_budgets"]
+            {
                 sql.execute(&format!("DELETE FROM {table}"), &[])?;
             }
             Ok(())
@@ -210,8 +217,25 @@ fn write(sql: &mut Sql, row: &Row) -> Result<(), StoreError> {
         Row::Team(team) => tenancy::write_member(sql, super::rows::MemberKind::Team, team),
         Row::User(user) => tenancy::write_member(sql, super::rows::MemberKind::User, user),
         Row::Plan(plan) => plans::write(sql, plan),
+        Row::Budget(budget) => {
+            sql.execute("DELETE FROM broken_budgets WHERE budget_id = $1", &[(&budget.id).into()])?;
+            budgets::write(sql, budget)
+        }
         Row::Broken(broken) => forget(sql, broken),
     }
+}
+
+/// Hands over the budgets that could not be read when they were copied, as the store itself would.
+fn broken_budgets(sql: &mut Sql, each: &mut dyn FnMut(Row)) -> Result<(), StoreError> {
+    let every = "SELECT tenant_id, budget_id, fault FROM broken_budgets ORDER BY budget_id";
+    sql.query_each(every, &[], &mut |row| {
+        // One whose mark is torn as well can be anybody's: the copy is of no use.
+        let torn = |fault| StoreError::Damaged(format!("a budget of the copy: {fault}"));
+        let text = |column| row.need_text(column).map_err(torn);
+        let id = format!("{}/{}", text(0)?, text(1)?);
+        each(Row::Broken(BrokenRow { what: "budget", id, fault: text(2)? }));
+        Ok(())
+    })
 }
 
 fn write_key(sql: &mut Sql, key: &StoredKey) -> Result<(), StoreError> {
@@ -229,8 +253,18 @@ fn write_key(sql: &mut Sql, key: &StoredKey) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What cannot be read is refused, so the copy does not have it either.
+/// What cannot be read is refused, so the copy does not have it either. Without a budget more would be allowed, not less:
+/// that there is one stays known.
 fn forget(sql: &mut Sql, broken: &BrokenRow) -> Result<(), StoreError> {
+    if let ("budget", Some((tenant, id))) = (broken.what, broken.id.split_once('/')) {
+        sql.execute("DELETE FROM budgets WHERE budget_id = $1", &[id.into()])?;
+        sql.execute(
+            "INSERT INTO broken_budgets (budget_id, tenant_id, fault) VALUES ($1, $2, $3)
+             ON CONFLICT (budget_id) DO UPDATE SET tenant_id = excluded.tenant_id, fault = excluded.fault",
+            &[id.into(), tenant.into(), broken.fault.as_str().into()],
+        )?;
+        return Ok(());
+    }
     let statements: &[&str] = match broken.what {
         "key" => &["DELETE FROM api_key_secrets WHERE key_id = $1", "DELETE FROM api_keys WHERE key_id = $1"],
         "tenant" => &["DELETE FROM tenants WHERE tenant_id = $1"],

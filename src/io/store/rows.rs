@@ -33,6 +33,8 @@ pub enum Row {
     User(StoredMember),
     /// A plan, new, changed or deleted.
     Plan(StoredPlan),
+    /// A budget, new, changed or deleted.
+    Budget(StoredBudget),
     /// A row that cannot be read: what it was about is refused, the others are not.
     Broken(BrokenRow),
 }
@@ -42,7 +44,7 @@ pub enum Row {
 pub struct BrokenRow {
     /// `key`, `tenant`, `team`, `user`, `plan`, `budget`, `audit`.
     pub what: &'static str,
-    /// Which one; of a team or user `TENANT/ID`.
+    /// Which one; of a team or user `TENANT/ID`, and of a budget where a follower is told.
     pub id: String,
     /// What is wrong with it; never its content.
     pub fault: String,
@@ -344,6 +346,21 @@ pub enum BudgetPeriod {
     Prepaid,
 }
 
+/// The largest budget: what is counted in nano-dollars stays below 2^53, with room for what is spent beyond it.
+pub const MAX_BUDGET: NanoUsd = NanoUsd(9_000_000_000_000_000);
+/// Thresholds of one budget at most.
+pub const MAX_ALERTS: usize = 16;
+
+/// What happens when a budget is spent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnExceed {
+    /// Its callers are refused.
+    #[default]
+    Reject,
+    /// They are not; who is told of budgets is told of this one.
+    Warn,
+}
+
 /// What a budget is to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BudgetSpec {
@@ -357,6 +374,32 @@ pub struct BudgetSpec {
     pub amount: NanoUsd,
     /// Over what.
     pub period: BudgetPeriod,
+    /// What happens when it is spent.
+    pub on_exceed: OnExceed,
+    /// Shares of it, in percent, at which somebody is told; ascending.
+    pub alert_at: Vec<u8>,
+    /// Each request reserves what it costs at most, not what it will probably cost.
+    pub strict: bool,
+    /// Running streams are ended when it is spent.
+    pub stop_streams: bool,
+}
+
+impl BudgetSpec {
+    /// A budget of a whole tenant with nothing else set.
+    #[must_use]
+    pub fn of(tenant: &str, amount: NanoUsd, period: BudgetPeriod) -> Self {
+        Self {
+            tenant: tenant.to_owned(),
+            level: BudgetLevel::Tenant,
+            subject: None,
+            amount,
+            period,
+            on_exceed: OnExceed::Reject,
+            alert_at: Vec::new(),
+            strict: false,
+            stop_streams: false,
+        }
+    }
 }
 
 /// A budget as it is in the store.
@@ -368,6 +411,8 @@ pub struct StoredBudget {
     pub spec: BudgetSpec,
     /// When it was made.
     pub created_at: WallMicros,
+    /// It is no more; only followers are told of such a row.
+    pub deleted: bool,
     /// The change that wrote it last.
     pub epoch: i64,
 }

@@ -63,10 +63,10 @@ pub(super) fn count_members(sql: &mut Sql, tenant: &str) -> Result<usize, StoreE
     Ok(number(sql.query_one(statement, &[tenant.into()], |row| row.need_int(0))?))
 }
 
-/// How many tenants, teams, users and plans there are, deleted ones that are still told of too.
+/// How many tenants, teams, users, plans and budgets there are, deleted ones that are still told of too.
 pub(super) fn count_rows(sql: &mut Sql) -> Result<usize, StoreError> {
     let statement = "SELECT (SELECT count(*) FROM tenants) + (SELECT count(*) FROM teams)
-        + (SELECT count(*) FROM users) + (SELECT count(*) FROM plans)";
+        + (SELECT count(*) FROM users) + (SELECT count(*) FROM plans) + (SELECT count(*) FROM budgets)";
     Ok(number(sql.query_one(statement, &[], |row| row.need_int(0))?))
 }
 
@@ -80,7 +80,7 @@ pub(super) fn forget_deleted(sql: &mut Sql, tenant: &str, epoch: i64) -> Result<
     Ok(())
 }
 
-fn number(count: Option<i64>) -> usize {
+pub(super) fn number(count: Option<i64>) -> usize {
     usize::try_from(count.unwrap_or_default()).unwrap_or(usize::MAX)
 }
 

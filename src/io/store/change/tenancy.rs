@@ -65,9 +65,7 @@ impl Change<'_> {
         table: &str,
         delete: impl Fn(&mut Self, &str) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        // A deleted budget leaves no row behind, the others a tombstone.
-        let living = if table == "budgets" { "" } else { "AND deleted = 0" };
-        let statement = format!("SELECT {id} FROM {table} WHERE tenant_id = $1 {living} LIMIT $2");
+        let statement = format!("SELECT {id} FROM {table} WHERE tenant_id = $1 AND deleted = 0 LIMIT $2");
         loop {
             let mut ids = Vec::new();
             self.sql.query_each(&statement, &[tenant.into(), i64::from(MAX_PAGE).into()], &mut |row| {
@@ -200,11 +198,11 @@ impl Change<'_> {
         self.room()
     }
 
-    fn room(&mut self) -> Result<(), StoreError> {
+    pub(super) fn room(&mut self) -> Result<(), StoreError> {
         if tenancy::count_rows(self.sql)? < MAX_STORED_ROWS {
             return Ok(());
         }
-        let what = "tenants, teams, users and plans in the store, lately deleted ones included".to_owned();
+        let what = "tenants, teams, users, plans and budgets in the store, lately deleted ones included".to_owned();
         Err(StoreError::Full { what, most: MAX_STORED_ROWS })
     }
 
