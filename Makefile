@@ -3,6 +3,7 @@
 #   make test         install what the tests need, then run all of them
 # PROFILE: the cargo profile of `quickstart` (fast: release code without link-time optimisation).
 # ARGS:    more flags for `weir quickstart`, such as ARGS="--port 0 --admin-port 0 --state-dir /tmp/w".
+# LAW:     the laws that `make limits` runs, by a part of their name, such as LAW=faults; none named: all.
 # BENCH:   the benches that `make bench` runs, such as BENCH="wire wire_instructions"; none named: all.
 
 SHELL := /bin/bash
@@ -12,14 +13,15 @@ SHELL := /bin/bash
 PROFILE ?= fast
 ARGS ?=
 BENCH ?=
+LAW ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Cargo puts the dev profile's output into debug/.
 OUT := $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: help quickstart build test test-rust test-clients test-load test-deploy bench fmt lint clean
+.PHONY: help quickstart build test test-rust test-clients test-load test-deploy limits bench fmt lint clean
 
 help:
-	@sed -n '1,6s/^# //p' Makefile
+	@sed -n '1,7s/^# //p' Makefile
 
 quickstart: build
 	@exec $(OUT)/weir quickstart $(ARGS)
@@ -36,6 +38,11 @@ test:
 test-rust test-clients test-load test-deploy:
 	@scripts/setup-tests
 	@scripts/run-tests $(@:test-%=%)
+
+# The limits' laws in their full form, one after the other, with a line for each figure.
+limits:
+	@scripts/setup-tests
+	@scripts/limits $(PROFILE) $(LAW)
 
 bench:
 	@scripts/setup-tests

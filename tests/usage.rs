@@ -47,6 +47,7 @@ fn settings(dir: &Path) -> Usage {
         slots_dir: dir.join("slots"),
         slots: 16,
         sqlite: dir.join("usage.db"),
+        prices: None,
     }
 }
 
@@ -214,6 +215,8 @@ fn an_open_request_of_a_dead_process_is_one_crash_row_with_its_numbers() {
         ("route_id", text("chat")),
         ("pool", text("p")),
         ("backend_id", text("p-1")),
+        ("billable_cost_nano_usd", 0.into()),
+        ("billing_policy", text("fair_v1")),
         ("surface", text("openai.chat")),
         ("config_version", text("0123456789ab")),
         ("proxy_id", text(log.proxy_id())),

@@ -5,41 +5,35 @@
 // Each test binary uses its own part.
 #![allow(dead_code)]
 
+#[path = "servers/cluster.rs"]
+mod cluster;
+#[path = "servers/process.rs"]
+mod process;
+#[path = "servers/redis.rs"]
+mod redis;
+#[path = "servers/sentinel.rs"]
+mod sentinel;
+
+#[allow(unused_imports)]
+pub use cluster::RedisCluster;
+#[allow(unused_imports)]
+pub use redis::Redis;
+#[allow(unused_imports)]
+pub use sentinel::RedisSentinels;
+
+use process::{DEADLINE, LOOK, Server, is_root, own, run, signal};
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
-use tempfile::TempDir;
-
-/// How long a server may take to start or to end before the test has failed.
-const DEADLINE: Duration = Duration::from_secs(60);
-/// Between two looks whether it has.
-const LOOK: Duration = Duration::from_millis(20);
-/// A port that was free a moment ago may be taken when it is bound.
-const START_TRIES: u32 = 5;
+use std::time::Instant;
 
 /// A Postgres server.
 pub struct Postgres {
     server: Server,
     bin: PathBuf,
     databases: AtomicU32,
-}
-
-/// A Redis server.
-pub struct Redis {
-    server: Server,
-}
-
-/// A server's process, folder and port.
-struct Server {
-    name: &'static str,
-    /// Holds all of it.
-    dir: TempDir,
-    port: u16,
-    child: Option<Child>,
 }
 
 impl Postgres {
@@ -58,7 +52,7 @@ impl Postgres {
     /// Starts one: user `postgres`, database `postgres`, no password.
     pub fn start() -> Self {
         let bin = newest_postgres();
-        let server = Server::new("postgres");
+        let server = Server::new("postgres", "ready to accept connections");
         run(as_postgres(&bin.join("initdb")).args(["-D", &server.path("data")]).args([
             "--username=postgres",
             "--auth=trust",
@@ -161,173 +155,6 @@ impl Postgres {
     }
 }
 
-impl Redis {
-    /// Starts one, without a password.
-    pub fn start() -> Self {
-        let mut this = Self { server: Server::new("redis-server") };
-        this.start_again();
-        this
-    }
-
-    /// Its URL.
-    pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/0", self.server.port)
-    }
-
-    /// The server's port on 127.0.0.1.
-    pub fn port(&self) -> u16 {
-        self.server.port
-    }
-
-    /// Ends the server at once.
-    pub fn stop(&mut self) {
-        self.server.end(signal::INT);
-    }
-
-    /// Starts it on the same port, empty.
-    pub fn start_again(&mut self) {
-        let dir = self.server.path("");
-        self.server.start(|port| {
-            let mut command = Command::new("redis-server");
-            command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
-            command.args(["--dir", &dir, "--daemonize", "no"]);
-            command
-        });
-    }
-
-    /// Freezes the server: connections stay, answers do not come.
-    pub fn pause(&self) {
-        self.server.signal_all(signal::STOP);
-    }
-
-    /// Ends [`Redis::pause`].
-    pub fn resume(&self) {
-        self.server.signal_all(signal::CONT);
-    }
-}
-
-impl Server {
-    fn new(name: &'static str) -> Self {
-        let dir = tempfile::Builder::new().prefix("weir-test-").tempdir().expect("a folder");
-        own(dir.path());
-        Self { name, dir, port: 0, child: None }
-    }
-
-    fn path(&self, file: &str) -> String {
-        self.dir.path().join(file).to_str().expect("UTF-8").to_owned()
-    }
-
-    fn address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.port))
-    }
-
-    /// Starts it and waits until it listens. A port that it had is its port for good; a new one is tried again.
-    fn start(&mut self, command: impl Fn(u16) -> Command) {
-        assert!(self.child.is_none(), "{} runs already", self.name);
-        let had = self.port;
-        for _ in 0..START_TRIES {
-            if had == 0 {
-                self.port = free_port();
-            }
-            let log = fs::File::create(self.dir.path().join("log")).expect("a log");
-            let mut command = command(self.port);
-            command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
-            self.child = Some(command.spawn().unwrap_or_else(|error| panic!("{} can be started: {error}", self.name)));
-            if self.listens() {
-                return;
-            }
-        }
-        panic!("{} does not start: {}", self.name, self.log());
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
-    }
-
-    /// False: it has ended by itself.
-    fn listens(&mut self) -> bool {
-        let end = Instant::now() + DEADLINE;
-        loop {
-            let child = self.child.as_mut().expect("it was started");
-            if child.try_wait().expect("its state is known").is_some() {
-                self.child = None;
-                return false;
-            }
-            // Its own process still runs, so whoever listens there is it, unless the port was taken from it: then it
-            // ends, and the next look sees that.
-            if TcpStream::connect_timeout(&self.address(), LOOK).is_ok() && self.is_ready() {
-                return true;
-            }
-            assert!(Instant::now() < end, "{} does not listen: {}", self.name, self.log());
-            std::thread::sleep(LOOK);
-        }
-    }
-
-    fn is_ready(&self) -> bool {
-        let log = self.log();
-        ["ready to accept connections", "Ready to accept connections"].iter().any(|words| log.contains(words))
-    }
-
-    /// Asks it to end with `signal`, and waits until it has.
-    fn end(&mut self, signal: &str) {
-        let Some(mut child) = self.child.take() else { return };
-        // One that is paused could not hear it.
-        kill(child.id(), signal::CONT);
-        for process in family(child.id()) {
-            kill(process, signal::CONT);
-        }
-        kill(child.id(), signal);
-        let end = Instant::now() + DEADLINE;
-        while child.try_wait().expect("its state is known").is_none() {
-            if Instant::now() > end {
-                child.kill().expect("it can be killed");
-            }
-            std::thread::sleep(LOOK);
-        }
-    }
-
-    /// Signals the process and the children that it has now.
-    fn signal_all(&self, signal: &str) {
-        let child = self.child.as_ref().expect("it runs");
-        // The parent first: it makes no further children then.
-        kill(child.id(), signal);
-        for process in family(child.id()) {
-            kill(process, signal);
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.end(signal::INT);
-    }
-}
-
-/// Names that `kill` takes.
-mod signal {
-    pub const INT: &str = "INT";
-    pub const STOP: &str = "STOP";
-    pub const CONT: &str = "CONT";
-}
-
-fn kill(process: u32, signal: &str) {
-    // It may have ended in between.
-    let _status = Command::new("kill").args(["-s", signal, &process.to_string()]).stderr(Stdio::null()).status();
-}
-
-/// Processes whose parent is `parent`.
-fn family(parent: u32) -> Vec<u32> {
-    let stat = |id: u32| fs::read_to_string(format!("/proc/{id}/stat")).ok();
-    // `PID (NAME) STATE PARENT …`, where NAME may contain anything.
-    let parent_of = |id: u32| stat(id)?.rsplit(')').next()?.split_whitespace().nth(1)?.parse::<u32>().ok();
-    let ids = fs::read_dir("/proc").expect("/proc").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    ids.filter(|id| parent_of(*id) == Some(parent)).collect()
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
-}
-
 /// `postgres` refuses to run as root, so root runs it as the user that Debian's package made.
 fn as_postgres(program: &Path) -> Command {
     if !is_root() {
@@ -338,23 +165,6 @@ fn as_postgres(program: &Path) -> Command {
     // It must be able to be there.
     command.current_dir("/");
     command
-}
-
-/// Gives a file or folder to whom `postgres` runs as.
-fn own(path: &Path) {
-    if is_root() && Command::new("id").arg("postgres").stdout(Stdio::null()).status().is_ok_and(|done| done.success()) {
-        run(Command::new("chown").arg("postgres:postgres").arg(path));
-    }
-}
-
-fn is_root() -> bool {
-    let id = Command::new("id").arg("-u").output().expect("id can be run");
-    id.stdout.trim_ascii() == b"0"
-}
-
-fn run(command: &mut Command) {
-    let out = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
 /// Debian keeps the programs of each version apart.
