@@ -26,7 +26,7 @@ use crate::logic::quota::period::Moment;
 use crate::logic::quota::plan::QuotaAsk;
 use crate::ports::{Clock, QuotaStore, Reservation, ReserveError, SpendWatch};
 use async_trait::async_trait;
-use desk::{Desk, Hall};
+use desk::{Desk, Hall, Owed};
 use ledgers::{Ledgers, UsageRows};
 use nudge::Nudge;
 use parking_lot::Mutex;
@@ -256,18 +256,11 @@ impl Desks {
         let mut tenant = self.tenant.book.lock();
         let mut shared = self.shared.as_ref().map(|desk| desk.book.lock());
         let done = work(Books { tenant: &mut tenant, shared: shared.as_deref_mut() });
-        let (owes, shared_owes) = (tenant.owes(), shared.as_ref().is_some_and(|book| book.owes()));
-        let spent = (tenant.take_spent(), shared.as_mut().map(|book| book.take_spent()).unwrap_or_default());
+        let owed = (Owed::of(&mut tenant), shared.as_mut().map(|book| Owed::of(book)));
         drop((shared, tenant));
-        self.tenant.tell_spent(&spent.0);
-        if let Some(desk) = &self.shared {
-            desk.tell_spent(&spent.1);
-        }
-        if owes {
-            self.tenant.enlist();
-        }
-        if let Some(desk) = self.shared.as_ref().filter(|_| shared_owes) {
-            desk.enlist();
+        self.tenant.attend(owed.0);
+        if let (Some(desk), Some(owed)) = (&self.shared, owed.1) {
+            desk.attend(owed);
         }
         done
     }

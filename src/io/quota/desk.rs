@@ -38,6 +38,23 @@ pub struct Desk {
     errands: Arc<Errands>,
 }
 
+/// What is to be done after work at a desk, once its book is closed again.
+pub struct Owed {
+    /// There is something to tell the ledger.
+    tells: bool,
+    /// Accounts whose beginning the rows may know.
+    unseeded: Vec<Arc<str>>,
+    /// Budgets of which somebody is to be told.
+    spent: Vec<Spent>,
+}
+
+impl Owed {
+    /// Taken out of a book that is still open.
+    pub fn of(book: &mut Book) -> Self {
+        Self { tells: book.owes(), unseeded: book.unseeded(), spent: book.take_spent() }
+    }
+}
+
 /// What the desks want done.
 #[derive(Default)]
 pub struct Errands {
@@ -82,14 +99,21 @@ impl Desk {
         (before < BOOK_WAITERS_MAX).then_some(place)
     }
 
-    /// Notes that this desk has something to tell, or to ask the rows.
+    /// Notes that this desk has something to tell the ledger.
     pub fn enlist(self: &Arc<Self>) {
         if !self.enlisted.swap(true, Ordering::AcqRel) {
             self.errands.telling.lock().push(Arc::clone(self));
         }
-        let unseeded = self.book.lock().unseeded();
-        if !unseeded.is_empty() {
-            self.ask_rows(unseeded);
+    }
+
+    /// Sees to what came of work at this desk.
+    pub fn attend(self: &Arc<Self>, owed: Owed) {
+        self.tell_spent(&owed.spent);
+        if owed.tells {
+            self.enlist();
+        }
+        if !owed.unseeded.is_empty() {
+            self.ask_rows(owed.unseeded);
         }
     }
 

@@ -2,6 +2,7 @@ mod alone;
 mod begun;
 mod crowd;
 mod leased;
+mod outage;
 mod shelf;
 mod spend;
 
@@ -22,16 +23,20 @@ impl Watch for Shadows {
     }
 }
 
-fn watched(watch: Arc<dyn Watch>) -> Arc<Quota> {
-    Quota::process(Settings {
+fn settings() -> Settings {
+    Settings {
         replica: "r".into(),
         hold_ttl: TTL,
         clock: Arc::new(crate::io::clock::SystemClock::new()),
         rows: None,
-        watch,
+        watch: Arc::new(watch::Unwatched),
         nudge: Nudge::default(),
         spend: None,
-    })
+    }
+}
+
+fn watched(watch: Arc<dyn Watch>) -> Arc<Quota> {
+    Quota::process(Settings { watch, ..settings() })
 }
 
 fn quota() -> Arc<Quota> {
@@ -206,4 +211,34 @@ async fn the_port_tells_denials_and_hopeless_requests_apart() {
     let Some(ReserveError::Denied(denial)) = denied else { panic!("expected a denial, got {denied:?}") };
     assert_eq!((&*denial.rule, denial.scope), ("p.tokens", "tenant"), "which rule, and where");
     assert_eq!(denial.retry_after, Some(Micros(60_000_000)), "ten tokens at ten a minute");
+}
+
+/// Rows that know of nothing.
+struct Blank;
+
+#[async_trait]
+impl UsageRows for Blank {
+    async fn totals(&self, _: &ledgers::AccountRows, _: i64) -> Result<Vec<ledgers::RowTotal>, String> {
+        Ok(Vec::new())
+    }
+    async fn recent(&self, _: &ledgers::AccountRows, _: i64) -> Result<Vec<(i64, u64)>, String> {
+        Ok(Vec::new())
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_whose_day_was_asked_of_the_rows_is_forgotten_like_any_other() {
+    let clock = shelf::Hands::new();
+    let settings = Settings { rows: Some(Arc::new(Blank)), clock: clock.clone(), ..settings() };
+    let quota = Quota::process(settings);
+    let _running = quota.spawn(&tokio::runtime::Handle::current());
+    let tokens = LimitRule { window: Window::Day, ..rule("p.tokens", Dimension::Tokens, 10) };
+    let moment = || Moment { mono: clock.mono(), wall: clock.wall() };
+    let at = moment();
+    let open = quota.reserve(ask(vec![tokens], 1), at.mono, at.wall).await.map_err(|_| "refused").expect("fits");
+    open.settle(used(0), clock.mono());
+    drop(open);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    quota.sweep(clock.mono(), clock.wall());
+    assert_eq!(quota.books(), 0, "nothing was used, and nobody asks any more");
 }

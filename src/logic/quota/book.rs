@@ -133,11 +133,11 @@ impl Book {
 
     /// An account counts by other periods: has the rows asked what has been committed in the present one.
     fn begin_anew(&mut self, place: Place, now: &Now) {
-        let rows = self.rows;
+        let (rows, ttl) = (self.rows, self.ttl);
         let Some(lease) = self.lease(place).filter(|lease| rows && lease.rule.when.is_none()) else { return };
         lease.advance(now);
         if matches!(lease.kind(now), Kind::Calendar { .. }) {
-            lease.unknown(now);
+            lease.unknown(now, ttl);
             self.unseeded.push(place);
         }
     }
@@ -276,10 +276,10 @@ impl Book {
         self.changed.len()
     }
 
-    /// True if there is something to tell the ledger, or to ask the rows.
+    /// True if there is something to tell the ledger.
     #[must_use]
     pub fn owes(&self) -> bool {
-        !self.changed.is_empty() || !self.unseeded.is_empty()
+        !self.changed.is_empty()
     }
 
     /// The next call: what requests wait for, and some of what has changed; or, if nobody waits, all that has changed.
@@ -320,6 +320,7 @@ impl Book {
             self.ahead_ms = reply.now_ms.saturating_sub(moment.wall.0.div_euclid(1_000));
         }
         let now = self.now(moment);
+        let ttl = self.ttl;
         let mut landed = Landed::default();
         for ((account, place, sent), reply) in flight.sent.iter().zip(replies) {
             let Some(lease) = self.lease(*place).filter(|lease| lease.account == *account) else { continue };
@@ -327,7 +328,7 @@ impl Book {
                 landed.swept.push(Arc::clone(account));
             }
             if reply.fresh {
-                landed.lost |= lease.unknown(&now);
+                landed.lost |= lease.unknown(&now, ttl);
                 landed.unknown.push(Arc::clone(account));
                 continue;
             }
@@ -370,9 +371,15 @@ impl Book {
         self.recall(now, |credit, held| credit.is_old(held, now, age) || credit.is_dirty(held))
     }
 
-    /// Notes all that a ledger must know that has lost what it was told.
+    /// Notes all that a ledger must know that has lost what it was told. Nothing is asked of it in the same breath: what
+    /// it would give may be in the hands of another, who has not told it yet. Who waits asks anew.
     pub fn restate(&mut self, now: &Now) -> bool {
-        self.recall(now, |credit, held| credit.is_old(held, now, Micros(0)) || credit.total != 0)
+        for place in std::mem::take(&mut self.asked) {
+            if let Some(credit) = self.lease(place).and_then(|lease| lease.credit.as_mut()) {
+                credit.forget_wants();
+            }
+        }
+        self.recall(now, |credit, held| credit.was_told() || credit.is_dirty(held))
     }
 
     fn recall(&mut self, now: &Now, says: impl Fn(&Credit, u64) -> bool) -> bool {
@@ -465,8 +472,8 @@ impl Lease {
         }
     }
 
-    /// The ledger does not know this account. True if it has known it before.
-    fn unknown(&mut self, now: &Now) -> bool {
-        self.credit.as_mut().is_some_and(|credit| credit.unknown(now))
+    /// The ledger does not know this account. True if it knew it a moment ago.
+    fn unknown(&mut self, now: &Now, ttl: Micros) -> bool {
+        self.credit.as_mut().is_some_and(|credit| credit.unknown(now, ttl))
     }
 }

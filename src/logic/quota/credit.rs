@@ -185,6 +185,17 @@ impl Credit {
         self.wanted.full = self.wanted.full.saturating_add(full);
     }
 
+    /// True if the ledger may remember something of this replica.
+    #[must_use]
+    pub fn was_told(&self) -> bool {
+        self.stated.is_some()
+    }
+
+    /// Whoever waited asks anew.
+    pub fn forget_wants(&mut self) {
+        self.wanted = Wanted::default();
+    }
+
     /// True if some request waits.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
@@ -342,10 +353,11 @@ impl Credit {
         (self.free, self.demand) = (0, Demand::default());
     }
 
-    /// The ledger does not know this account. True if it has known it before.
-    pub fn unknown(&mut self, now: &Now) -> bool {
+    /// The ledger does not know this account. True if it has known it within `ttl`: later, it may have been right to
+    /// forget it.
+    pub fn unknown(&mut self, now: &Now, ttl: Micros) -> bool {
         self.seeding = Seeding::Wanted(now.mono);
-        self.stated.take().is_some()
+        self.stated.take().is_some_and(|at| now.mono - at <= ttl)
     }
 
     /// True while the account's beginning is being asked of the rows.
@@ -364,7 +376,7 @@ impl Credit {
     pub fn is_put_off(&mut self) -> bool {
         let unseeded = self.is_unseeded();
         if unseeded {
-            self.wanted = Wanted::default();
+            self.forget_wants();
             self.queued = false;
         }
         unseeded

@@ -36,6 +36,7 @@ pub enum Share {
 pub struct Part {
     rate: Rate,
     size: u64,
+    /// The most that it tells afterwards.
     even: u64,
     /// Taken here, and the replica's part of what was taken before.
     taken: Level,
@@ -69,7 +70,7 @@ impl Share {
                 Self::Bucket(Box::new(Part {
                     rate: Rate::new(part(rule.limit), window),
                     size,
-                    even: (capacity(rule) / replicas.max(1)).max(unstated),
+                    even: capacity(rule).div_ceil(replicas.max(1)).saturating_add(unstated),
                     taken: level(size - room),
                     before: level(before),
                     after: level(before.saturating_add(unstated)),
@@ -123,11 +124,11 @@ impl Share {
     }
 
     /// How much of what the ledger has not been told it need not be told: of a bucket, what has drained meanwhile, and
-    /// what is more than the replica's even part.
+    /// what is more than the replica's even part besides what had not been told before.
     pub fn forgiven(&mut self, unstated: i64, now: &Now) -> i64 {
         let Self::Bucket(part) = self else { return 0 };
         part.drain(now);
-        let owed = part.after.units.saturating_sub(part.before.units).min(part.even.max(1));
+        let owed = part.after.units.saturating_sub(part.before.units).min(part.even);
         (unstated - i64::try_from(owed).unwrap_or(i64::MAX)).max(0)
     }
 }

@@ -88,7 +88,7 @@ struct Fleet {
     rules: [Arc<LimitRule>; 3],
     /// When requests were admitted.
     admitted: Vec<u64>,
-    /// Requests that nobody told the ledger of before its replica died.
+    /// Requests that nobody told the ledger of before its replica died, or that it may have forgotten.
     untold: u64,
 }
 
@@ -289,6 +289,8 @@ impl Fleet {
             return;
         }
         self.ledger = ledger;
+        // A bucket that was rolled back knows no more of whom it had not heard of before.
+        self.untold += self.admitted.iter().filter(|at| **at >= since).count() as u64;
         for who in self.alive() {
             self.hear(who, true);
             let at = self.at();

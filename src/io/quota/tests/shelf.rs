@@ -44,6 +44,8 @@ pub enum Ill {
     Fails,
     /// Each call is applied, and the answer is lost.
     Deaf,
+    /// So many calls in ten fail, one after the other.
+    Flaps(u64),
     /// It answers after so long.
     Slow(Duration),
 }
@@ -101,7 +103,8 @@ impl Shelf {
                 self.asked_down.store(true, Ordering::SeqCst);
                 Err(LedgerFault::Open)
             }
-            Ill::Fails => Err(LedgerFault::Failed("as ordered".into())),
+            Ill::Flaps(of_ten) if self.calls.load(Ordering::SeqCst) % 10 >= of_ten => Ok(()),
+            Ill::Fails | Ill::Flaps(_) => Err(LedgerFault::Failed("as ordered".into())),
             Ill::Slow(by) => {
                 tokio::time::sleep(by).await;
                 Ok(())

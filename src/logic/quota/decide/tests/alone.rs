@@ -300,3 +300,74 @@ fn what_running_requests_hold_is_waited_for_shortly_and_what_is_used_until_the_p
         assert!(rest > Micros(3_600_000_000), "{dimension:?}: now only the next day helps: {rest:?}");
     }
 }
+
+#[test]
+fn accounts_in_use_are_never_dropped_and_unused_ones_are_but_not_from_under_a_request() {
+    let mut alone = Alone::new();
+    let of = |key: usize| {
+        let mut ask = ask(vec![LimitRule::new("p.concurrency", Dimension::Concurrency, 1, Window::Minute)], 1);
+        let tenant = AskLine { scope: Scope::Tenant("acme".into()), rule: Arc::new(tokens(1_000_000)) };
+        ask.lines[0].scope = Scope::Key(format!("key{key}").as_str().into());
+        ask.lines.insert(0, tenant);
+        ask
+    };
+    let mut kept = Vec::new();
+    for key in 0..3 * crate::logic::quota::book::SCOPES_SOFT_MAX {
+        let mut grant = alone.reserve(&of(key), 0).expect("each key has its place");
+        if key % 100 == 0 {
+            kept.push(key);
+            std::mem::forget(grant);
+        } else {
+            alone.books().settle(&mut grant.claim, &used(0), Micros(0));
+        }
+    }
+    let accounts = alone.0.leases().count();
+    assert!(accounts <= 2 * crate::logic::quota::book::SCOPES_SOFT_MAX + 1, "{accounts} accounts are kept");
+    for key in kept {
+        assert!(alone.reserve(&of(key), 0).is_err(), "key{key} has a request open");
+    }
+    let held: u64 = alone.0.leases().map(|lease| lease.held()).sum();
+    assert_eq!(held, 31 * (1 + 65), "a place and 65 tokens for each that is open");
+}
+
+proptest::proptest! {
+    #[test]
+    fn a_refused_request_fits_after_its_own_retry_time(spent in 1_u64..2_000, input in 1_u64..500) {
+        let mut alone = Alone::new();
+        let requests = LimitRule::new("p.requests", Dimension::Requests, 1, Window::Minute);
+        let ask = ask(vec![tokens(500), requests], input);
+        let mut first = alone.reserve(&ask, 0).expect("an unused bucket");
+        alone.books().settle(&mut first.claim, &used(spent), Micros(0));
+        let Err(Stop::Denied(denial)) = alone.reserve(&ask, 0) else { panic!("one request a minute") };
+        let wait = denial.retry_after.expect("it will fit").0;
+        proptest::prop_assert!(alone.reserve(&ask, wait - 1).is_err(), "not a microsecond earlier than {}", wait);
+        proptest::prop_assert!(alone.reserve(&ask, wait).is_ok(), "and not later than {}", wait);
+    }
+
+    #[test]
+    fn any_window_commits_at_most_limit_plus_burst_if_nobody_uses_more_than_was_held(
+        limit in 100_u64..1_000,
+        burst in 100_u64..1_000,
+        steps in proptest::collection::vec((0_u64..15_000_000, 1_u64..100, 0_u64..5, proptest::bool::ANY), 1..100),
+    ) {
+        let rule = LimitRule { burst, ..tokens(limit) };
+        let (mut alone, mut now) = (Alone::new(), 0);
+        let (mut open, mut committed) = (Vec::<Claim>::new(), Vec::<(u64, u64)>::new());
+        for (pause, input, share, settle) in steps {
+            now += pause;
+            if settle && !open.is_empty() {
+                let mut claim = open.swap_remove(0);
+                let actual = claim.parts.iter().map(|(_, _, hold)| hold.held).sum::<u64>() * share / 4;
+                alone.books().settle(&mut claim, &used(actual), Micros(now));
+                committed.push((now, actual));
+            } else if let Ok(grant) = alone.reserve(&ask(vec![rule.clone()], input), now) {
+                open.push(grant.claim);
+            }
+        }
+        for (start, _) in &committed {
+            let in_window = committed.iter().filter(|(at, _)| at >= start && *at < start + 60_000_000);
+            let sum: u64 = in_window.map(|(_, tokens)| tokens).sum();
+            proptest::prop_assert!(sum <= limit + burst, "{} tokens in a minute, limit {} burst {}", sum, limit, burst);
+        }
+    }
+}
