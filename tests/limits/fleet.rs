@@ -153,7 +153,7 @@ impl Recipe {
             "version: 1\n\
              server:\n  workers: 2\n  state_dir: {state}\n  drain_timeout: 5s\n  admin: {{ bind: \"{admin}\" }}\n\
              listeners:\n  http:\n    bind: [\"{address}\"]\n\
-             pools:\n  p:\n    engine: vllm\n    policy: round_robin\n    models: [{MODEL}]\n    health: none\n    \
+             pools:\n  p:\n    engine: vllm\n    policy: round_robin\n    models: [{MODEL}]\n    health: none\n    timeouts: {{ between_bytes: 5m, first_byte: 5m }}\n    \
              backends: [{{ url: \"{engine}\" }}]\n\
              routes:\n  - {{ name: all, match: {{ path: {{ prefix: / }} }}, to: [{{ pool: p }}] }}\n\
              auth:\n  keys: {{ api_key: {{ pepper: {{ env: PEPPER }} }} }}\n\
