@@ -1,6 +1,7 @@
 //! The ledger that replicas share, as a pure model: what is committed to each account, and what each replica has out of
 //! it (its leases and holds). The Lua script of `io/quota/redis` does the same arithmetic, and a test holds the two
-//! together; in one process, and while Redis is away, this is the ledger itself.
+//! together. It serves tests: a process that counts alone, and the share that a replica has while Redis is away, count by
+//! `count` and `share`, out of the same `drain`.
 //!
 //! A replica never asks "may I?". It *states* what is so: all that it has committed so far (a running total, so that a
 //! call that is repeated, or lost by a failover, heals by itself) and what it has out. Then it asks for units, which are
